@@ -1,0 +1,186 @@
+"""The one frozen configuration tree.
+
+Every default, bound, label and tool tip is written here and nowhere else: Ptychodus' settings groups, its panel, the
+command line and the header of the model file are derived from these classes. Unknown names and values out of range
+are refused (:class:`pydantic.ValidationError`, turned into :class:`~ptychopinn_torch_plugin.errors.ConfigurationError`
+by :func:`parse_config`).
+
+This module imports neither torch nor Lightning: the host process reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigurationError
+
+Accelerator = Literal['auto', 'cpu', 'cuda', 'mps']
+
+
+def setting(default: Any, label: str, tip: str, *, unit: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
+    """Declare a field that users see: ``label`` and ``unit`` in the panel, ``tip`` as its tool tip and help text.
+
+    ``bounds`` are pydantic's own (``ge``, ``le``, ``gt``, ``lt``). A field declared with plain :func:`pydantic.Field`
+    is part of the tree but not a setting of the host.
+    """
+    return Field(default, title=label, description=tip, json_schema_extra={'unit': unit}, **bounds)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra='forbid', strict=False, allow_inf_nan=False)
+
+
+class DataConfig(_Frozen):
+    """How a scan is cut into groups of neighbouring positions."""
+
+    group_size: int = setting(
+        64,
+        'Group size (C_g)',
+        'Neighbouring scan positions that the network sees together. 1 is the overlap-free single-shot mode.',
+        unit='positions',
+        ge=1,
+        le=4096,
+    )
+    neighbor_count: int = setting(
+        80,
+        'Neighbour count (K)',
+        'A group is an anchor and C_g - 1 of its K nearest neighbours, drawn without replacement.',
+        unit='positions',
+        ge=0,
+        le=16384,
+    )
+    groups_per_epoch: int = setting(
+        0,
+        'Groups per epoch',
+        'Groups drawn in one epoch of training. 0 draws as many as cover every position once on average.',
+        unit='groups',
+        ge=0,
+    )
+    validation_fraction: float = setting(
+        0.05,
+        'Validation fraction',
+        'Share of the positions that is never trained on and judges the model after every epoch.',
+        ge=0.0,
+        le=0.5,
+    )
+
+
+class ModelConfig(_Frozen):
+    """The network. Everything here is written into the model file and fixed by it afterwards."""
+
+    model_type: Literal['pinn', 'supervised'] = Field(
+        'pinn', description="'pinn' learns from the measured patterns alone, 'supervised' from a reference object."
+    )
+    generator: Literal['unrolled'] = setting(
+        'unrolled',
+        'Generator',
+        'The network that turns patterns into object patches. "unrolled": physics steps on the canvas, each followed '
+        'by a small shared U-Net.',
+    )
+    steps: int = setting(
+        8, 'Unrolled steps', 'Physics steps, each followed by the network.', unit='steps', ge=1, le=200
+    )
+    width: int = setting(
+        16, 'Network width', 'Feature channels of the first level of the U-Net.', unit='channels', ge=4, le=256
+    )
+    levels: int = setting(3, 'Network levels', 'Resolution levels of the U-Net.', unit='levels', ge=1, le=6)
+    memory_channels: int = setting(
+        4, 'Memory channels', 'Channels the network hands from one step to the next.', unit='channels', ge=0, le=64
+    )
+
+
+class TrainingConfig(_Frozen):
+    """How the network is trained."""
+
+    epochs: int = setting(20, 'Epochs', 'Passes over the scan.', unit='epochs', ge=1, le=100_000)
+    batch_size: int = setting(
+        0,
+        'Batch size',
+        'Groups in one optimiser step. 0 takes as many as hold 64 patterns.',
+        unit='groups',
+        ge=0,
+        le=4096,
+    )
+    learning_rate: float = setting(1e-3, 'Learning rate', 'Peak of the one-cycle schedule (AdamW).', gt=0.0, le=1.0)
+    likelihood: Literal['amplitude', 'poisson'] = setting(
+        'amplitude',
+        'Likelihood',
+        'What the simulated patterns are compared by: squared amplitude differences, or the Poisson likelihood of '
+        'the counts (low dose).',
+    )
+    gradient_clip: float = setting(
+        1.0, 'Gradient clip', 'Largest norm of the gradient in one step. 0 switches the limit off.', ge=0.0
+    )
+    seed: int = setting(0, 'Seed', 'Same seed, same machine, CPU: same model.', ge=0, le=2**31 - 1)
+    accelerator: Accelerator = setting(
+        'auto', 'Accelerator', 'Device to train on. "auto" takes a GPU where there is one.'
+    )
+    devices: int = setting(1, 'Devices', 'GPUs to train on.', unit='devices', ge=1, le=1)
+    threads: int = setting(
+        0, 'CPU threads', 'Threads for the computation on a CPU. 0 takes all cores.', unit='threads', ge=0, le=1024
+    )
+
+
+class InferenceConfig(_Frozen):
+    """How a trained network reconstructs a scan."""
+
+    steps: int = setting(
+        0, 'Unrolled steps', 'Physics steps at inference. 0 takes as many as in training.', unit='steps', ge=0, le=1000
+    )
+    window_size: int = setting(
+        0,
+        'Window size',
+        'Positions reconstructed jointly on one canvas. 0 takes the whole scan (best picture); a small window suits '
+        'a GPU with little memory.',
+        unit='positions',
+        ge=0,
+    )
+    batch_size: int = setting(
+        128, 'Batch size', 'Patterns in memory at a time; no effect on the result.', unit='patterns', ge=1, le=65536
+    )
+    use_model_probe: bool = setting(
+        False,
+        'Use the probe of the model',
+        'Reconstruct with the probe saved in the model file instead of the one of the product.',
+    )
+    preview_interval: int = setting(
+        1,
+        'Preview interval',
+        'Show the object after every so many steps (never in batch mode). 0 shows the end result only.',
+        unit='steps',
+        ge=0,
+    )
+    accelerator: Accelerator = setting(
+        'auto', 'Accelerator', 'Device to reconstruct on. "auto" takes a GPU where there is one.'
+    )
+    threads: int = setting(
+        0, 'CPU threads', 'Threads for the computation on a CPU. 0 takes all cores.', unit='threads', ge=0, le=1024
+    )
+
+
+class Config(_Frozen):
+    """The whole tree: what to do, in one value."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Build a :class:`Config` from nested mappings, for example ``{'training': {'epochs': 5}}``.
+
+    Raises:
+        ConfigurationError: a name is unknown or a value is out of range; the message lists every such field.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [
+            f'{".".join(str(part) for part in item["loc"])} = {item["input"]!r}: {item["msg"]}'
+            for item in error.errors()
+        ]
+        raise ConfigurationError('These settings cannot be used: ' + '; '.join(lines) + '.') from error

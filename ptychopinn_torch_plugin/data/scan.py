@@ -1,0 +1,209 @@
+"""One validated scan: what every door of the package turns its input into."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .checks import (
+    MAX_PATTERN_PX,
+    MIN_PATTERN_PX,
+    check_bad_pixels,
+    check_count_values,
+    check_object,
+    check_pattern_stack,
+    check_positions,
+    check_probe,
+)
+
+__all__ = ['MAX_OBJECT_PX', 'MAX_PATTERN_PX', 'MIN_PATTERN_PX', 'RawScan', 'frames_of', 'make_raw_scan']
+
+logger = logging.getLogger(__name__)
+
+MAX_OBJECT_PX = 32768
+"""Longest side of an object grid that is made here, because none was given."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawScan:
+    """A far-field ptychography scan, as measured, with what is known about probe and object.
+
+    Build it with :func:`make_raw_scan`, which validates. Axis order is (y, x) throughout; see
+    ``docs/conventions.md``.
+    """
+
+    counts: npt.NDArray[np.number]
+    """Photon counts, ``(n, H, W)``, any real dtype, zero frequency at ``(H // 2, W // 2)``."""
+
+    positions: npt.NDArray[np.float64]
+    """Patch centres in pixels of the object grid, ``(n, 2)`` as (y, x); a pixel's centre is at its integer index."""
+
+    probe: npt.NDArray[np.complexfloating]
+    """Incoherent probe modes, ``(modes, H, W)``; the scale is arbitrary (it is fitted to the counts)."""
+
+    bad_pixels: npt.NDArray[np.bool_]
+    """Detector pixels that were not measured, ``(H, W)``."""
+
+    object_guess: npt.NDArray[np.complexfloating]
+    """Transmission on the object grid, ``(h, w)``; all ones where nothing is known."""
+
+    fresnel_numbers: tuple[float, float] = (0.0, 0.0)
+    """Pixel Fresnel numbers ``pixel**2 / (wavelength * distance)`` along (y, x): they set the quadratic phase that the
+    far-field transform keeps (see ``physics/forward.py``). Zero where the geometry is not known."""
+
+    name: str = field(default='scan')
+    """What messages call this scan."""
+
+    @property
+    def size(self) -> int:
+        """Number of scan positions."""
+        return int(self.counts.shape[0])
+
+    @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """Height and width of a pattern in pixels."""
+        return int(self.counts.shape[1]), int(self.counts.shape[2])
+
+    @property
+    def object_shape(self) -> tuple[int, int]:
+        """Height and width of the object grid in pixels."""
+        return int(self.object_guess.shape[0]), int(self.object_guess.shape[1])
+
+
+def make_raw_scan(
+    counts: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    probe: npt.ArrayLike,
+    *,
+    bad_pixels: npt.ArrayLike | None = None,
+    object_guess: npt.ArrayLike | None = None,
+    object_shape: tuple[int, int] | None = None,
+    fresnel_numbers: tuple[float, float] = (0.0, 0.0),
+    name: str = 'scan',
+) -> RawScan:
+    """Validate the parts of a scan and put them together. The patterns are read once, never copied or converted.
+
+    Args:
+        counts: photon counts ``(n, H, W)``, integers or floats of at most 64 bits, zero frequency at
+            ``(H // 2, W // 2)``; a memory map is read block by block.
+        positions: patch centres ``(n, 2)`` as (y, x), pixels of the object grid.
+        probe: complex wave, ``(H, W)``, ``(modes, H, W)`` or ``(coherent modes, modes, H, W)`` (the first coherent
+            mode is taken); any scale.
+        bad_pixels: ``(H, W)``, True where a pixel was not measured; None means that all were.
+        object_guess: complex transmission ``(h, w)`` or ``(1, h, w)``; None means all ones.
+        object_shape: grid ``(h, w)`` of an object that is not given. Without it the grid just holds every patch, and
+            all positions are shifted by whole pixels so that the first patch row and column lie at its edge.
+        fresnel_numbers: pixel Fresnel numbers along (y, x), dimensionless (see :class:`RawScan`).
+        name: what messages call the scan.
+
+    Raises:
+        InputError: one sentence for the first fault found: field, value, remedy.
+    """
+    stack = check_pattern_stack(counts)
+    shape = (int(stack.shape[1]), int(stack.shape[2]))
+    mask = check_bad_pixels(bad_pixels, shape)
+    centres = check_positions(positions, stack.shape[0], name)
+    modes = check_probe(probe, shape, name)
+    fresnel = _check_fresnel_numbers(fresnel_numbers)
+    if object_guess is None and object_shape is None:
+        centres, object_shape = _fit_grid(centres, shape, name)
+    guess = _resolve_object(object_guess, object_shape)
+    _refuse_positions_off_grid(centres, shape, guess.shape)
+    check_count_values(stack, mask, name)
+    return RawScan(stack, centres, modes, mask, guess, fresnel, name)
+
+
+def frames_of(
+    positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Split every position into the object pixels it sees and the subpixel shift of the probe.
+
+    The split is that of Ptychodus' ``ProbeGeometry.resolve_patch_bounds``, per axis and in float64: with the half side
+    ``r = (N - 1) / 2``, ``corner = floor(c - r)`` and ``remainder = c - (corner + r)``. (Ptychodus truncates towards
+    zero, which differs for patches that begin outside the grid; those are split by floor here, too.)
+
+    Args:
+        positions: patch centres ``(n, 2)`` as (y, x), object pixels.
+        pattern_shape: height and width of a pattern in pixels, odd or even.
+
+    Returns:
+        ``corners`` int64 ``(n, 2)``: the first row and column of each patch, negative where it begins outside the grid;
+        ``remainders`` float64 ``(n, 2)``, in [0, 1): how far the probe is moved towards larger (y, x), in pixels.
+    """
+    centres = np.asarray(positions, dtype=np.float64)
+    half = (np.asarray(pattern_shape, dtype=np.float64) - 1) / 2
+    corners = np.floor(centres - half)
+    # Rounding in c - r can carry a position just below a whole pixel over it; the clip keeps the promise of [0, 1).
+    remainders = np.clip(centres - (corners + half), 0.0, np.nextafter(1.0, 0.0))
+    return corners.astype(np.int64), remainders
+
+
+def _check_fresnel_numbers(fresnel_numbers: tuple[float, float]) -> tuple[float, float]:
+    """Return the pair (y, x) as plain floats, or raise :class:`InputError` if it is not two finite numbers."""
+    pair = np.asarray(fresnel_numbers)
+    if pair.shape != (2,) or pair.dtype.kind not in 'uif' or not np.isfinite(pair).all():
+        raise InputError(f'fresnel_numbers is {fresnel_numbers!r}: give two finite numbers (y, x), 0 where unknown.')
+    return float(pair[0]), float(pair[1])
+
+
+def _fit_grid(
+    positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int], name: str
+) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
+    """Shift positions by whole pixels to a grid that just holds all patches; returns both (positions, (h, w))."""
+    lowest = np.floor(positions.min(axis=0) - (np.asarray(pattern_shape) - 1) / 2)
+    extent = positions.max(axis=0) - positions.min(axis=0) + np.asarray(pattern_shape) + 1
+    if (extent > MAX_OBJECT_PX).any():
+        raise InputError(
+            f'positions span {extent[0]:.6g} x {extent[1]:.6g} pixels, more than {MAX_OBJECT_PX}: give them in pixels '
+            'of the object grid, or give object_shape.'
+        )
+    shifted = positions - lowest
+    corners, _ = frames_of(shifted, pattern_shape)
+    height, width = (int(side) for side in corners.max(axis=0) + np.asarray(pattern_shape))
+    logger.info(
+        '%s: no object grid is given; made one of %d x %d pixels and shifted all positions by (%d, %d) pixels.',
+        name, height, width, -lowest[0], -lowest[1],
+    )  # fmt: skip
+    return shifted, (height, width)
+
+
+def _resolve_object(
+    object_guess: npt.ArrayLike | None, object_shape: tuple[int, int] | None
+) -> npt.NDArray[np.complexfloating]:
+    """Return the given object, checked, or one of ones (complex64) on ``object_shape``."""
+    if object_guess is not None:
+        guess = check_object(object_guess)
+        if object_shape is not None and guess.shape != tuple(object_shape):
+            raise InputError(
+                f'object_guess has shape {guess.shape} but object_shape is {object_shape}: give one of them.'
+            )
+        return guess
+    if (
+        object_shape is None
+        or len(object_shape) != 2
+        or not all(isinstance(side, int | np.integer) and 1 <= side <= MAX_OBJECT_PX for side in object_shape)
+    ):
+        raise InputError(
+            f'object_shape is {object_shape!r}: give (height, width), whole numbers up to {MAX_OBJECT_PX}.'
+        )
+    return np.ones((int(object_shape[0]), int(object_shape[1])), dtype=np.complex64)
+
+
+def _refuse_positions_off_grid(
+    positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int], object_shape: tuple[int, ...]
+) -> None:
+    """Raise if the patch of any position has no pixel on the object grid."""
+    corners = np.floor(positions - (np.asarray(pattern_shape) - 1) / 2)
+    off = ((corners + np.asarray(pattern_shape) <= 0) | (corners >= np.asarray(object_shape))).any(axis=1)
+    if off.any():
+        first = int(np.argmax(off))
+        y, x = positions[first]
+        raise InputError(
+            f'positions has {int(off.sum())} entries whose patch lies wholly outside the object grid of '
+            f'{object_shape[0]} x {object_shape[1]} pixels, first number {first} at (y, x) = ({y:.6g}, {x:.6g}): give '
+            'them in pixels of that grid as (y, x), or give a larger grid.'
+        )

@@ -1,0 +1,234 @@
+"""``ptychopinn-torch doctor``: look at the installation the way Ptychodus will use it, and say what mends it.
+
+Everything heavy (torch, a host model) is tried in a process of its own, so that a broken library is a line of the
+report and not a crash of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from typing import Final
+
+from .host.plugin import ENTRY_POINT_GROUP
+
+PACKAGE: Final = 'ptychopinn_torch_plugin'
+SEAM_MODULE: Final = 'ptychodus.plugins.reconstructor_entry_points'
+ALGORITHM_KEYS: Final = ('ptychopinn (pytorch)_pinn', 'ptychopinn (pytorch)_supervised')
+
+_REQUIRED_PACKAGES: Final = {
+    'ptychodus': 'ptychodus>=1.7,<2',
+    'torch': 'torch>=2.4',
+    'lightning': 'lightning>=2.4',
+    'numpy': 'numpy>=1.26',
+    'scipy': 'scipy>=1.11',
+    'pydantic': 'pydantic>=2.7,<3',
+    'safetensors': 'safetensors>=0.4.3',
+    'wrapt': 'wrapt>=1.16',
+}
+_TIMEOUT_S: Final = 180.0
+_INSTALL: Final = f'{sys.executable} -m pip install'
+_REINSTALL: Final = f'{_INSTALL} --force-reinstall --no-deps {PACKAGE}'
+
+_HOST_PROGRAM: Final = """
+import json, sys
+from ptychodus.model import ModelCore
+keys = list(ModelCore().processing_core.algorithm_parameter.available_reconstructors())
+loaded = [name for name in ('torch', 'lightning', 'PyQt5') if name in sys.modules]
+print(json.dumps({'keys': keys, 'loaded': loaded}))
+"""
+
+_TORCH_PROGRAM: Final = """
+import json, torch, lightning
+gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+mps = torch.backends.mps.is_available()
+print(json.dumps({'torch': torch.__version__, 'gpus': gpus, 'mps': mps, 'threads': torch.get_num_threads()}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ''
+    """The command that mends it; empty where nothing is missing."""
+
+    required: bool = True
+    """False where the package works without it."""
+
+
+class ProbeError(Exception):
+    """A trial in a process of its own went wrong; the message is its last line."""
+
+
+def collect() -> list[Check]:
+    """Run every check, the quick ones first. Raises nothing on purpose: what fails becomes a line."""
+    return [
+        _check_python(),
+        *(_check_package(name, requirement) for name, requirement in _REQUIRED_PACKAGES.items()),
+        _check_seam(),
+        _check_entry_point(),
+        *_check_torch(),
+        _check_host(),
+        _check_gui(),
+    ]
+
+
+def is_healthy(checks: Iterable[Check]) -> bool:
+    """Whether everything that is required is there."""
+    return all(check.ok for check in checks if check.required)
+
+
+def report(checks: Iterable[Check]) -> str:
+    """The checks as text: one line each, below it the command that mends it, and a verdict."""
+    checks = list(checks)
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+
+    for check in checks:
+        mark = 'ok  ' if check.ok else 'FAIL' if check.required else 'none'
+        lines.append(f'[{mark}] {check.name:<{width}}  {check.detail}')
+
+        if not check.ok and check.remedy:
+            lines.append(f'       {"":<{width}}  -> {check.remedy}')
+
+    verdict = 'Everything is in place.' if is_healthy(checks) else 'Something is missing: see the lines marked FAIL.'
+    return '\n'.join([*lines, verdict])
+
+
+def run(json: bool) -> int:
+    """Print the report, as text or as JSON; return 0 where everything required is there, else 1."""
+    checks = collect()
+    healthy = is_healthy(checks)
+
+    if json:
+        tree = {'ok': healthy, 'checks': [dataclasses.asdict(check) for check in checks]}
+        sys.stdout.write(json_module.dumps(tree, indent=2) + '\n')
+    else:
+        sys.stdout.write(report(checks) + '\n')
+
+    return 0 if healthy else 1
+
+
+def _check_python() -> Check:
+    found = f'{platform.python_version()} ({sys.executable})'
+    return Check(
+        'python', sys.version_info >= (3, 11), found, 'install Python 3.11 or newer and start again from there'
+    )
+
+
+def _check_package(name: str, requirement: str) -> Check:
+    try:
+        return Check(name, True, version(name))
+    except PackageNotFoundError:
+        return Check(name, False, 'not installed', f'{_INSTALL} "{requirement}"')
+
+
+def _check_seam() -> Check:
+    name = 'host seam'
+
+    try:
+        spec = find_spec(SEAM_MODULE)
+    except ImportError as error:
+        return Check(name, False, f'{SEAM_MODULE}: {error}', f'{_INSTALL} "{_REQUIRED_PACKAGES["ptychodus"]}"')
+
+    if spec is None:
+        return Check(name, False, f'{SEAM_MODULE} is not installed', _REINSTALL)
+
+    return Check(name, True, str(spec.origin))
+
+
+def _check_entry_point() -> Check:
+    found = [item for item in entry_points(group=ENTRY_POINT_GROUP) if item.value.startswith(f'{PACKAGE}.')]
+
+    if not found:
+        return Check('entry point', False, f'none of this package in the group {ENTRY_POINT_GROUP}', _REINSTALL)
+
+    return Check('entry point', True, f'{found[0].name} = {found[0].value}')
+
+
+def _check_torch() -> list[Check]:
+    try:
+        found, _ = _probe(_TORCH_PROGRAM)
+    except ProbeError as error:
+        packages = f'"{_REQUIRED_PACKAGES["torch"]}" "{_REQUIRED_PACKAGES["lightning"]}"'
+        return [Check('torch works', False, str(error), f'{_INSTALL} --force-reinstall {packages}')]
+
+    gpus = found['gpus']
+    devices = [f'{len(gpus)} GPU: {", ".join(gpus)}'] if isinstance(gpus, list) and gpus else []
+    devices += ['mps'] if found['mps'] else []
+    devices.append(f'cpu ({found["threads"]} threads)')
+    return [Check('torch works', True, str(found['torch'])), Check('devices', True, '; '.join(devices))]
+
+
+def _check_host() -> Check:
+    name = 'algorithms'
+
+    try:
+        found, log = _probe(_HOST_PROGRAM)
+    except ProbeError as error:
+        remedy = f'{_INSTALL} --force-reinstall "{_REQUIRED_PACKAGES["ptychodus"]}"'
+        return Check(name, False, f'Ptychodus does not start: {error}', remedy)
+
+    keys = found['keys'] if isinstance(found['keys'], list) else []
+    missing = [key for key in ALGORITHM_KEYS if key not in keys]
+
+    if missing:
+        detail = f'Ptychodus does not list {", ".join(missing)}; its log: {log or "empty"}'
+        return Check(name, False, detail, _REINSTALL)
+
+    if found['loaded']:
+        return Check(name, False, f'the Ptychodus process loads {found["loaded"]} at start', _REINSTALL)
+
+    return Check(name, True, ', '.join(ALGORITHM_KEYS))
+
+
+def _check_gui() -> Check:
+    if find_spec('PyQt5') is None:
+        remedy = f'{_INSTALL} "ptychodus[gui]"'
+        return Check('window', False, 'PyQt5 is not installed; batch mode works without', remedy, required=False)
+
+    return Check('window', True, f'PyQt5 {version("PyQt5")}', required=False)
+
+
+def _probe(program: str) -> tuple[dict[str, object], str]:
+    """Run a Python program that prints one JSON object as its last line; return it, and what was printed besides.
+
+    Raises:
+        ProbeError: it failed, took too long or printed something else.
+    """
+    command = [sys.executable, '-c', program]
+
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter with a program written above
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProbeError(f'no answer within {_TIMEOUT_S:.0f} s') from error
+
+    complaints = done.stderr.strip()
+
+    if done.returncode != 0:
+        raise ProbeError(complaints.splitlines()[-1] if complaints else f'exit code {done.returncode}')
+
+    *log, answer = done.stdout.strip().splitlines() or ['']
+
+    try:
+        found = json_module.loads(answer)
+    except ValueError as error:
+        raise ProbeError(f'unexpected answer {answer!r}') from error
+
+    if not isinstance(found, dict):
+        raise ProbeError(f'unexpected answer {answer!r}')
+
+    return found, ' '.join([*log, complaints]).strip()

@@ -1,0 +1,36 @@
+"""The library that Ptychodus lists: two reconstructors over one set of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
+
+from .reconstructor import LOGGER_NAME, PtychoPINNReconstructor
+from .settings import PtychoPINNSettings
+
+if TYPE_CHECKING:
+    from ptychodus.api.settings import SettingsRegistry
+
+LIBRARY_NAME: Final = 'PtychoPINN (PyTorch)'
+
+
+class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
+    """``PtychoPINN (PyTorch)_PINN`` and ``PtychoPINN (PyTorch)_Supervised``."""
+
+    def __init__(self, settings_registry: SettingsRegistry) -> None:
+        super().__init__(LOGGER_NAME)
+        self.settings = PtychoPINNSettings(settings_registry)
+        self._reconstructors = (
+            PtychoPINNReconstructor('PINN', 'pinn', self.settings),
+            PtychoPINNReconstructor('Supervised', 'supervised', self.settings),
+        )
+
+    @property
+    def name(self) -> str:
+        """Name in settings files and in the window; the host's key is its case-folded form."""
+        return LIBRARY_NAME
+
+    def __iter__(self) -> Iterator[Reconstructor]:
+        return iter(self._reconstructors)

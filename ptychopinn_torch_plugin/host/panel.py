@@ -1,0 +1,85 @@
+"""The panel in the Ptychodus window, built from the same field metadata as the settings.
+
+This is the one module of the package that imports Qt.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ptychodus.api.parameters import BooleanParameter, IntegerParameter, RealParameter, StringParameter
+from ptychodus.controller.parameters import ParameterViewBuilder
+from ptychodus.controller.processing import ReconstructorViewControllerFactory
+from PyQt5.QtCore import Qt
+from PyQt5.QtWidgets import QLabel, QWidget
+
+from .library import PtychoPINNPyTorchLibrary
+from .settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_fields
+
+logger = logging.getLogger(__name__)
+
+
+class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
+    """Makes the panel of either reconstructor: both share one set of settings."""
+
+    def __init__(self, library: PtychoPINNPyTorchLibrary) -> None:
+        super().__init__()
+        self._library = library
+
+    @property
+    def name(self) -> str:
+        """The library's name, by which the host looks the factory up."""
+        return self._library.name
+
+    def create_view_controller(self, reconstructor_name: str) -> QWidget:
+        """Build the panel: boxes Data, Model, Training and Inference; labels with units, tool tips."""
+        builder = ParameterViewBuilder()
+
+        for section in SECTIONS:
+            for field in iter_setting_fields(section):
+                _add_row(builder, self._library.settings, field)
+
+        return builder.build_widget()
+
+
+def _add_row(builder: ParameterViewBuilder, settings: PtychoPINNSettings, field: SettingField) -> None:
+    """Add the widget that fits the field's type to the box of its section."""
+    parameter = settings.get_parameter(field.section, field.name)
+    label = f'{field.caption}:'
+    group = field.section.capitalize()
+
+    if isinstance(parameter, BooleanParameter):
+        builder.add_check_box(parameter, label, tool_tip=field.tip, group=group)
+    elif isinstance(parameter, StringParameter):
+        builder.add_combo_box(parameter, field.choices, label, tool_tip=field.tip, group=group)
+    elif isinstance(parameter, IntegerParameter):
+        builder.add_integer_line_edit(parameter, label, tool_tip=field.tip, group=group)
+    elif isinstance(parameter, RealParameter):
+        builder.add_decimal_line_edit(parameter, label, tool_tip=field.tip, group=group)
+    else:
+        raise TypeError(f'{field.section}.{field.name}: no widget for {type(parameter).__name__}.')
+
+
+class GuardedViewControllerFactory(ReconstructorViewControllerFactory):
+    """Shows a message in place of a panel that cannot be built; the host would not start its window at all."""
+
+    def __init__(self, factory: ReconstructorViewControllerFactory) -> None:
+        super().__init__()
+        self._factory = factory
+
+    @property
+    def name(self) -> str:
+        """The name of the guarded factory."""
+        return self._factory.name
+
+    def create_view_controller(self, reconstructor_name: str) -> QWidget:
+        """Build the guarded factory's panel, or a label that tells why there is none."""
+        try:
+            return self._factory.create_view_controller(reconstructor_name)
+        except Exception as error:
+            text = f'The panel of {self.name} cannot be shown: {type(error).__name__}: {error}'
+            logger.warning(text)
+            label = QLabel(text)
+            label.setWordWrap(True)
+            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            return label

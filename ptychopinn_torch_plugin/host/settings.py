@@ -1,0 +1,172 @@
+"""Ptychodus settings groups derived from the configuration tree, and the way back.
+
+Every labelled field of :mod:`ptychopinn_torch_plugin.config` becomes one parameter; nothing is written twice. The
+host's parameters clamp silently: ``get_value`` moves an integer or a real number into its inclusive bounds, and
+exclusive bounds (``gt``, ``lt``) cannot be given to them at all. A value is therefore read back the way a settings
+file spells it (``get_value_as_string`` does not clamp) and validated by the tree itself, so a value out of range is
+refused by name instead of being replaced by another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from ..config import Config, DataConfig, InferenceConfig, ModelConfig, TrainingConfig, parse_config
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ptychodus.api.parameters import Parameter, ParameterGroup
+    from ptychodus.api.settings import SettingsRegistry
+
+Kind = type[int] | type[float] | type[bool] | type[str]
+ModelType = Literal['pinn', 'supervised']
+
+GROUP_PREFIX: Final = 'PtychoPINNPyTorch'
+
+SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    'data': DataConfig,
+    'model': ModelConfig,
+    'training': TrainingConfig,
+    'inference': InferenceConfig,
+}
+"""Sections of the tree in the order in which users see them."""
+
+
+_KINDS: Final[dict[object, Kind]] = {int: int, float: float, bool: bool, str: str}
+
+
+@dataclass(frozen=True)
+class SettingField:
+    """One field of the tree that users see."""
+
+    section: str
+    name: str
+    kind: Kind
+    default: int | float | bool | str
+    label: str
+    unit: str
+    tip: str
+    minimum: float | None
+    """Inclusive lower bound; None where there is none or it is exclusive."""
+    maximum: float | None
+    """Inclusive upper bound; None where there is none or it is exclusive."""
+    choices: tuple[str, ...]
+    """Values a string may take."""
+
+    @property
+    def caption(self) -> str:
+        """Label with the unit, for example ``Batch size [groups]``, unless the label says it (``CPU threads``)."""
+        is_said = not self.unit or self.unit.casefold() in self.label.casefold().split()
+        return self.label if is_said else f'{self.label} [{self.unit}]'
+
+
+def group_name(section: str) -> str:
+    """Name of the settings group of a section: ``training`` is ``PtychoPINNPyTorchTraining``."""
+    return GROUP_PREFIX + section.capitalize()
+
+
+def iter_setting_fields(section: str) -> Iterator[SettingField]:
+    """Yield the labelled fields of a section of the tree in their order.
+
+    Raises:
+        TypeError: a labelled field has a type the host has no parameter for.
+    """
+    for name, field in SECTIONS[section].model_fields.items():
+        if field.title is not None:
+            yield _describe(section, name, field, field.title)
+
+
+def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingField:
+    is_literal = get_origin(field.annotation) is Literal
+    kind = _KINDS.get(str if is_literal else field.annotation)
+
+    if kind is None:
+        raise TypeError(f'{section}.{name} has the type {field.annotation}, for which Ptychodus has no parameter.')
+
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    lower = [cast(float, item.ge) for item in field.metadata if isinstance(item, annotated_types.Ge)]
+    upper = [cast(float, item.le) for item in field.metadata if isinstance(item, annotated_types.Le)]
+    return SettingField(
+        section=section,
+        name=name,
+        kind=kind,
+        default=field.default,
+        label=title,
+        unit=str(extra.get('unit', '')),
+        tip=field.description or '',
+        minimum=max(lower) if lower else None,
+        maximum=min(upper) if upper else None,
+        choices=get_args(field.annotation) if is_literal else (),
+    )
+
+
+def _create_parameter(group: ParameterGroup, field: SettingField) -> Parameter[Any]:
+    if field.kind is bool:
+        return group.create_boolean_parameter(field.name, bool(field.default))
+
+    if field.kind is str:
+        return group.create_string_parameter(field.name, str(field.default))
+
+    if field.kind is int:
+        return group.create_integer_parameter(
+            field.name,
+            int(field.default),
+            minimum=None if field.minimum is None else int(field.minimum),
+            maximum=None if field.maximum is None else int(field.maximum),
+        )
+
+    return group.create_real_parameter(field.name, float(field.default), minimum=field.minimum, maximum=field.maximum)
+
+
+class PtychoPINNSettings:
+    """The plug-in's parameters in the host's registry, one group per section of the tree."""
+
+    def __init__(self, settings_registry: SettingsRegistry) -> None:
+        self._parameters: dict[str, dict[str, Parameter[Any]]] = {}
+
+        for section in SECTIONS:
+            group = settings_registry.create_group(group_name(section))
+            self._parameters[section] = {
+                field.name: _create_parameter(group, field) for field in iter_setting_fields(section)
+            }
+
+    def get_parameter(self, section: str, name: str) -> Parameter[Any]:
+        """Return the host's parameter of one field, for example ``('training', 'epochs')``."""
+        return self._parameters[section][name]
+
+    def build_config(self, model_type: ModelType) -> Config:
+        """Freeze the present values into a configuration for one kind of model.
+
+        Raises:
+            ConfigurationError: a value is out of its range or choices; the message names ``[Group] name``.
+        """
+        tree: dict[str, dict[str, str]] = {
+            section: {name: parameter.get_value_as_string() for name, parameter in parameters.items()}
+            for section, parameters in self._parameters.items()
+        }
+        tree['model']['model_type'] = model_type
+
+        try:
+            return parse_config(tree)
+        except ConfigurationError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise _name_settings(error.__cause__) from error
+
+            raise
+
+
+def _name_settings(error: ValidationError) -> ConfigurationError:
+    lines = []
+
+    for item in error.errors():
+        section, *names = (str(part) for part in item['loc'])
+        value = f' = {item["input"]}' if names else ''
+        lines.append(f'[{group_name(section)}] {" ".join(names)}{value}: {item["msg"]}')
+
+    return ConfigurationError(f'Change these settings of PtychoPINN (PyTorch): {"; ".join(lines)}.')

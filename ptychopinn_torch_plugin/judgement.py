@@ -1,0 +1,102 @@
+"""How good a product is, by the host's own measures: against a truth, and against the measured patterns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ptychodus.api.metrics import ScoringRegion
+    from ptychodus.api.product import Product
+    from ptychodus.api.reconstruct import ReconstructInput
+
+WELL_ILLUMINATED = 0.5
+"""Share of the typical illumination from which on a pixel is scored."""
+EROSION_PX = 4
+SCALE_STEPS = 81
+
+
+@dataclass(frozen=True)
+class TruthScores:
+    """Agreement with a known object in the well illuminated rectangle, ambiguities removed."""
+
+    amplitude_ssim: float
+    """Structural similarity of the moduli, 1 is perfect."""
+    phase_ssim: float
+    """Structural similarity of the phases, 1 is perfect."""
+    amplitude_psnr_db: float
+    phase_psnr_db: float
+    phase_error_rad: float
+    """Root mean square."""
+
+    def as_dict(self) -> dict[str, float]:
+        """The scores by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """What was compared: truth and product, cut to the scored rectangle, complex ``(h, w)``."""
+
+    scores: TruthScores
+    truth: npt.NDArray[np.complexfloating]
+    product: npt.NDArray[np.complexfloating]
+
+
+def compare_with_truth(truth: Product, product: Product) -> ScoredPair:
+    """Score ``product`` against ``truth``; both on the same object grid.
+
+    A constant complex factor and a linear phase ramp, which no pattern fixes, are removed; nothing is shifted.
+    """
+    from ptychodus.api import metrics
+
+    region = scoring_region(truth)
+    inside = np.zeros(region.array_shape)
+    inside[region.row_begin : region.row_end, region.column_begin : region.column_end] = 1.0
+    for _ in range(2):  # the factor and the ramp are estimated in turn: the second pass settles both
+        ambiguities = metrics.estimate_reconstruction_ambiguities(product, reference=truth, weights=inside)
+        product = ambiguities.standardize_product(product)
+    expected = region.crop(truth.object_.get_layers_flattened())
+    found = region.crop(product.object_.get_layers_flattened())
+    phase, found_phase = np.angle(expected), np.angle(expected) + np.angle(found * np.conj(expected))
+    modulus, found_modulus = np.abs(expected), np.abs(found)
+    scores = TruthScores(
+        amplitude_ssim=float(metrics.compute_structural_similarity(modulus, found_modulus)),
+        phase_ssim=float(metrics.compute_structural_similarity(phase, found_phase)),
+        amplitude_psnr_db=float(metrics.compute_peak_signal_to_noise_ratio(modulus, found_modulus)),
+        phase_psnr_db=float(metrics.compute_peak_signal_to_noise_ratio(phase, found_phase)),
+        phase_error_rad=float(np.sqrt(np.mean((found_phase - phase) ** 2))),
+    )
+    return ScoredPair(scores, expected, found)
+
+
+def scoring_region(product: Product) -> ScoringRegion:
+    """The largest rectangle of the object that the product's own probe illuminates well."""
+    from ptychodus.api.illumination import compute_illumination_map
+    from ptychodus.api.metrics import compute_illumination_scoring_region
+
+    return compute_illumination_scoring_region(
+        compute_illumination_map(product),
+        product.object_.get_array().shape[-2:],
+        threshold_fraction=WELL_ILLUMINATED,
+        erosion_px=EROSION_PX,
+    )
+
+
+def r_factor(parameters: ReconstructInput) -> float:
+    """Amplitude R-factor of a product against its patterns, at the best global scale.
+
+    ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)`` over the measured pixels, with the host's simulator for ``I``; the scale
+    ``c`` is fitted because that simulator is not unitary; 0 is perfect.
+    """
+    from ptychodus.api.simulate.diffraction import generate_diffraction_data
+
+    good = slice(None) if parameters.bad_pixels is None else ~np.asarray(parameters.bad_pixels, dtype=bool)
+    simulated = np.sqrt(generate_diffraction_data(parameters.product).get_patterns())[:, good]
+    measured = np.sqrt(np.asarray(parameters.diffraction_patterns, dtype=np.float64)[:, good])
+    best = float((measured * simulated).sum() / (simulated * simulated).sum())
+    scales = np.linspace(0.8 * best, 1.2 * best, SCALE_STEPS)
+    return float(min(np.abs(measured - scale * simulated).sum() for scale in scales) / measured.sum())

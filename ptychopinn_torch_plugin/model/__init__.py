@@ -1,0 +1,1 @@
+"""Networks: plain torch modules, and the registry of generators that configuration and model file name."""

@@ -1,0 +1,62 @@
+"""Building blocks of the networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions with GELU; no normalisation, so that the answer does not depend on the canvas size."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+            nn.GELU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``."""
+        y: Tensor = self.body(x)
+        return y
+
+
+class UNet(nn.Module):
+    """A small U-Net on half the resolution (pixel unshuffle 2), with a head that starts at zero.
+
+    Zero at the start means that an untrained network changes nothing: what it is plugged into works from the first
+    step on, and training can only add to it. Architecture after O. Ronneberger et al., MICCAI 2015
+    (doi:10.1007/978-3-319-24574-4_28).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, width: int, levels: int) -> None:
+        super().__init__()
+        self.multiple = 2**levels
+        widths = [width * 2**level for level in range(levels)]
+        self.down = nn.ModuleList(
+            ConvBlock(4 * channels_in if level == 0 else widths[level - 1], widths[level]) for level in range(levels)
+        )
+        self.up = nn.ModuleList(
+            ConvBlock(widths[level] + widths[level + 1], widths[level]) for level in reversed(range(levels - 1))
+        )
+        self.head = nn.Conv2d(width, 4 * channels_out, 1)
+        nn.init.zeros_(self.head.weight)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
+        height, width = x.shape[-2:]
+        x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = functional.pixel_unshuffle(x, 2)
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else functional.avg_pool2d(x, 2))
+            skips.append(x)
+        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = block(torch.cat([functional.interpolate(x, scale_factor=2.0, mode='nearest'), skip], dim=1))
+        return functional.pixel_shuffle(self.head(x), 2)[..., :height, :width]

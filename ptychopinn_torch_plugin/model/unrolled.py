@@ -1,0 +1,94 @@
+"""The unrolled canvas network: physics steps on the object, each followed by a small shared U-Net.
+
+Every step is the preconditioned momentum step of an iterative solver (so the untrained network already reconstructs);
+what the network adds after each step is what the patterns of training scans taught it. Patterns are never fed to the
+network: it sees the canvas, the last physics step and the illumination, all in real space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from .blocks import UNet
+from .generator import Descend, Generator
+
+ILLUMINATION_FLOOR = 0.05
+"""Regularisation of the illumination preconditioner, relative to the brightest pixel."""
+MOMENTUM_LIMIT = 0.93
+LOW_FREQUENCY = 0.03
+"""Cycles per pixel below which the phase is pushed harder: slow phases are what a plain gradient learns last."""
+LOW_FREQUENCY_GAIN = 10.0
+
+
+def low_frequency_filter(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """``clamp((k0 / k)^2 - 1, 0, gain)`` on the frequencies of a canvas, ``(h, w)`` float32, zero at zero frequency.
+
+    The constant phase is left alone: no pattern depends on it.
+    """
+    frequency_y = torch.fft.fftfreq(shape[0], device=device)
+    frequency_x = torch.fft.fftfreq(shape[1], device=device)
+    squared = frequency_y.square()[:, None] + frequency_x.square()
+    gain: Tensor = (LOW_FREQUENCY**2 / squared.clamp_min(1e-12) - 1.0).clamp(0.0, LOW_FREQUENCY_GAIN)
+    gain[0, 0] = 0.0
+    return gain
+
+
+def momentum_schedule(step: int) -> float:
+    """Momentum of physics step ``step`` (from 0): ramped up, because early directions are poor."""
+    return min(MOMENTUM_LIMIT, step / (step + 5.0))
+
+
+class UnrolledGenerator(Generator):
+    """See the module's docstring. One set of network weights serves all steps; step sizes are learned per step."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.steps = config.steps
+        self.memory_channels = config.memory_channels
+        self.network = UNet(
+            5 + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
+        )
+        self.log_step_sizes = nn.Parameter(torch.full((config.steps,), math.log(1.2)))
+
+    def unroll(
+        self, descend: Descend, start: Tensor, illumination: Tensor, steps: int | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the canvas after every step; see :meth:`.generator.Generator.unroll`.
+
+        Steps beyond those of the training use the last learned step size.
+        """
+        brightest = illumination.amax(dim=(-2, -1), keepdim=True)
+        preconditioner = 1.0 / (illumination + ILLUMINATION_FLOOR * brightest)
+        weight = illumination * preconditioner
+        gain = low_frequency_filter((start.shape[-2], start.shape[-1]), start.device)
+        canvas, velocity = start, torch.zeros_like(start)
+        memory = start.real.new_zeros((start.shape[0], self.memory_channels, *start.shape[-2:]))
+        for step in range(self.steps if steps is None else steps):
+            direction = _push_slow_phases(descend(canvas) * preconditioner, canvas, gain)
+            size = self.log_step_sizes[min(step, self.steps - 1)].exp()
+            velocity = momentum_schedule(step) * velocity + size * direction
+            canvas = canvas + velocity
+            correction, memory = self._correct(canvas, direction, weight, memory)
+            canvas = canvas + correction
+            yield canvas
+
+    def _correct(self, canvas: Tensor, direction: Tensor, weight: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's say: a complex correction of the canvas and the memory for the next step."""
+        features = torch.stack([canvas.real - 1.0, canvas.imag, direction.real, direction.imag, weight], dim=1)
+        answer = self.network(torch.cat([features, memory], dim=1))
+        # Bounded, so that a network that meets a scan unlike its training scans cannot run away step by step.
+        bounded = torch.tanh(answer[:, :2]) * weight[:, None]
+        return torch.complex(bounded[:, 0], bounded[:, 1]), torch.tanh(memory + answer[:, 2:])
+
+
+def _push_slow_phases(direction: Tensor, canvas: Tensor, gain: Tensor) -> Tensor:
+    """Add to a direction its own slow phase part, amplified by ``gain``."""
+    modulus = canvas.real.square() + canvas.imag.square()
+    phase = (canvas.conj() * direction).imag / modulus.clamp_min(1e-2)
+    slow = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
+    return direction + canvas * torch.complex(torch.zeros_like(slow), slow)

@@ -1,0 +1,103 @@
+"""Frames: the pattern-sized pieces of a canvas that the scan positions see.
+
+``gather`` cuts the frames out, ``merge`` adds frames into a canvas. Each is the adjoint of the other, and each is
+differentiable to any order because the backward of one is the forward of the other. Frames lie at integer pixels: the
+subpixel part of a position is put on the probe (Ptychodus' own convention), so the object is never interpolated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SLICING_DEVICES = frozenset({'cpu'})
+"""Devices where copying slices in a loop is several times faster than gathering single elements."""
+
+
+def gather(canvas: Tensor, corners: Tensor, frame_shape: tuple[int, int]) -> Tensor:
+    """Cut the frames at ``corners`` out of ``canvas``.
+
+    Args:
+        canvas: ``(B, h, w)``, any dtype.
+        corners: ``(B, C, 2)`` int64, (y, x) of each frame's first pixel; every frame lies inside the canvas.
+        frame_shape: ``(H, W)`` pixels.
+
+    Returns:
+        ``(B, C, H, W)``, dtype of ``canvas``.
+    """
+    frames: Tensor = _Gather.apply(canvas, corners, frame_shape)  # type: ignore[no-untyped-call]
+    return frames
+
+
+def merge(frames: Tensor, corners: Tensor, canvas_shape: tuple[int, int]) -> Tensor:
+    """Add frames into an empty canvas: the adjoint of :func:`gather`.
+
+    Args:
+        frames: ``(B, C, H, W)``, any dtype.
+        corners: ``(B, C, 2)`` int64, (y, x) of each frame's first pixel.
+        canvas_shape: ``(h, w)`` pixels.
+
+    Returns:
+        ``(B, h, w)``, dtype of ``frames``; overlapping frames add up.
+    """
+    canvas: Tensor = _Merge.apply(frames, corners, canvas_shape)  # type: ignore[no-untyped-call]
+    return canvas
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, canvas: Tensor, corners: Tensor, frame_shape: tuple[int, int]) -> Tensor:  # noqa: ANN401
+        ctx.corners, ctx.canvas_shape = corners, (canvas.shape[-2], canvas.shape[-1])
+        return _gather(canvas, corners, frame_shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return merge(gradients[0], ctx.corners, ctx.canvas_shape), None, None
+
+
+class _Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, corners: Tensor, canvas_shape: tuple[int, int]) -> Tensor:  # noqa: ANN401
+        ctx.corners, ctx.frame_shape = corners, (frames.shape[-2], frames.shape[-1])
+        return _merge(frames, corners, canvas_shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return gather(gradients[0], ctx.corners, ctx.frame_shape), None, None
+
+
+def _gather(canvas: Tensor, corners: Tensor, frame_shape: tuple[int, int]) -> Tensor:
+    height, width = frame_shape
+    batch, count = corners.shape[:2]
+    if canvas.device.type in SLICING_DEVICES:
+        frames = canvas.new_empty((batch, count, height, width))
+        for b, group in enumerate(corners.tolist()):
+            for c, (y, x) in enumerate(group):
+                frames[b, c] = canvas[b, y : y + height, x : x + width]
+        return frames
+    flat = canvas.reshape(batch, -1)
+    index = _flat_index(corners, frame_shape, canvas.shape[-1]).reshape(batch, -1)
+    return flat.gather(1, index).reshape(batch, count, height, width)
+
+
+def _merge(frames: Tensor, corners: Tensor, canvas_shape: tuple[int, int]) -> Tensor:
+    batch, _, height, width = frames.shape
+    canvas = frames.new_zeros((batch, *canvas_shape))
+    if frames.device.type in SLICING_DEVICES:
+        for b, group in enumerate(corners.tolist()):
+            for c, (y, x) in enumerate(group):
+                canvas[b, y : y + height, x : x + width] += frames[b, c]
+        return canvas
+    index = _flat_index(corners, (height, width), canvas_shape[1]).reshape(batch, -1)
+    canvas.reshape(batch, -1).scatter_add_(1, index, frames.reshape(batch, -1))
+    return canvas
+
+
+def _flat_index(corners: Tensor, frame_shape: tuple[int, int], canvas_width: int) -> Tensor:
+    """Flat canvas index of every pixel of every frame, ``(B, C, H, W)`` int64."""
+    rows = torch.arange(frame_shape[0], device=corners.device).reshape(-1, 1)
+    columns = torch.arange(frame_shape[1], device=corners.device)
+    first = corners[..., 0] * canvas_width + corners[..., 1]
+    return first[..., None, None] + rows * canvas_width + columns

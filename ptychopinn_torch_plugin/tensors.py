@@ -1,0 +1,87 @@
+"""A scan on a device: the bridge from arrays (numpy, as measured) to the tensors that physics and networks use.
+
+Patterns are held once, as they came; what a batch needs (square root, zero frequency moved to the corner, probes
+shifted to their subpixel positions) is made when the batch is gathered.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .data.scan import RawScan, frames_of
+from .physics.forward import Frames
+from .physics.probe import probes_at
+from .physics.propagation import quadratic_phase
+from .physics.scale import fit_probe_scale
+
+SCALE_POSITIONS = 256
+"""Positions that the photon scale is fitted on: evenly spread, more would not change the third digit."""
+
+
+class ScanTensors:
+    """One scan, ready to be cut into :class:`~.physics.forward.Frames` on ``device``.
+
+    Args:
+        scan: the validated scan.
+        device: where batches go.
+        probe: probe modes to use instead of the scan's, ``(M, H, W)`` complex, any scale.
+    """
+
+    def __init__(
+        self, scan: RawScan, device: torch.device, probe: npt.NDArray[np.complexfloating] | None = None
+    ) -> None:
+        self.scan = scan
+        self.device = device
+        self.corners, self.remainders = frames_of(scan.positions, scan.pattern_shape)
+        shape = scan.pattern_shape
+        self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
+        self._phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
+        modes = np.ascontiguousarray(scan.probe if probe is None else probe, dtype=np.complex64)
+        # A probe of any scale first becomes one of power one: float32 then holds for all conventions.
+        modes = modes / np.linalg.norm(modes)
+        self.probe = torch.from_numpy(modes).to(device)
+        self.probe = self.probe * self._fit_scale()
+
+    def frames(self, indices: npt.NDArray[np.integer], origin: npt.NDArray[np.integer]) -> Frames:
+        """Gather one canvas' positions.
+
+        Args:
+            indices: ``(C,)`` positions of the scan.
+            origin: ``(2,)`` (y, x), object pixel of the canvas' first pixel.
+
+        Returns:
+            Frames with ``B = 1`` on the device.
+        """
+        remainders = torch.from_numpy(self.remainders[indices].astype(np.float32)).to(self.device)
+        corners = torch.from_numpy(self.corners[indices] - origin).to(self.device)
+        return Frames(
+            amplitudes=self.amplitudes(indices)[None],
+            probes=probes_at(self.probe, remainders, self._phase)[None],
+            corners=corners[None],
+            good_pixels=self.good_pixels,
+        )
+
+    def amplitudes(self, indices: npt.NDArray[np.integer]) -> Tensor:
+        """Measured amplitudes of some positions, ``(C, H, W)`` float32, zero frequency at the corner, 0 where bad."""
+        counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
+        centred = torch.from_numpy(counts).to(self.device)
+        # Bad pixels may hold anything, NaN included: they are replaced, not multiplied.
+        shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
+        return torch.where(self.good_pixels > 0, shifted, 0.0).sqrt()
+
+    def extent(self, indices: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
+        """Origin ``(2,)`` (y, x) and shape ``(h, w)`` of the smallest canvas that holds the frames of ``indices``."""
+        corners = self.corners[indices]
+        origin = corners.min(axis=0)
+        height, width = corners.max(axis=0) - origin + np.array(self.scan.pattern_shape)
+        return origin, (int(height), int(width))
+
+    def _fit_scale(self) -> float:
+        chosen = np.unique(np.linspace(0, self.scan.size - 1, min(self.scan.size, SCALE_POSITIONS)).astype(np.int64))
+        chunks = np.array_split(chosen, math.ceil(chosen.size / 16))
+        return fit_probe_scale(self.frames(chunk, np.zeros(2, np.int64)) for chunk in chunks)

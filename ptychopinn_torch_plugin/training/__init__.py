@@ -1,0 +1,1 @@
+"""Training: groups become batches, Lightning runs the loop, callbacks keep the best model."""

@@ -1,0 +1,110 @@
+"""What training minimises: deep supervision of the unrolled steps, by patterns or by a reference object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..model.generator import Generator
+from ..physics.forward import AMPLITUDE_EPS, Frames, amplitude_descent, simulate
+from ..physics.likelihood import DEVIANCES
+from ..physics.probe import illumination
+from .batches import Batch
+
+STEP_DECAY = 0.6
+"""Weight of a step's loss relative to the next step's: all steps learn, the last one counts most."""
+
+Objective = Callable[[Generator, Batch], Tensor]
+
+
+def discounted_mean(losses: list[Tensor]) -> Tensor:
+    """Mean of the losses of the steps, first step first, each weighted ``STEP_DECAY`` times the next; a scalar."""
+    weights = [STEP_DECAY ** (len(losses) - 1 - step) for step in range(len(losses))]
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum() / sum(weights)
+
+
+def pinn_training_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
+    """Self-supervised loss: every step's canvas is judged by the patterns it was made from.
+
+    The descent that starts step t + 1 simulates the canvas of step t anyway; only the last canvas is simulated for
+    the loss alone.
+
+    Args:
+        generator: the network.
+        batch: groups; ``inputs`` and ``scored`` are the same positions.
+        likelihood: name in :data:`~ptychopinn_torch_plugin.physics.likelihood.DEVIANCES`.
+
+    Returns:
+        Scalar, dimensionless: 1 is the noise limit.
+    """
+    frames = batch.inputs
+    losses: list[Tensor] = []
+
+    def judge(amplitudes: Tensor) -> None:
+        losses.append(DEVIANCES[likelihood](amplitudes, frames.amplitudes, frames.good_pixels))
+
+    def descend(canvas: Tensor) -> Tensor:
+        descent = amplitude_descent(canvas, frames)
+        judge(descent.amplitudes)
+        return descent.direction
+
+    canvas = _last(generator, descend, batch)
+    judge(_model_amplitudes(canvas, frames))
+    # The first entry judges the flat start, which no weight can change.
+    return discounted_mean(losses[1:])
+
+
+def pinn_validation_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
+    """Deviance of held-out patterns, predicted from the canvas that their neighbours gave; a scalar."""
+    canvas = _last(generator, lambda canvas: amplitude_descent(canvas, batch.inputs).direction, batch)
+    judged = batch.scored
+    return DEVIANCES[likelihood](_model_amplitudes(canvas, judged), judged.amplitudes, judged.good_pixels)
+
+
+def supervised_loss(generator: Generator, batch: Batch) -> Tensor:
+    """Real-space loss of every step's canvas against the reference object; a scalar.
+
+    Args:
+        generator: the network.
+        batch: groups with a reference.
+
+    Returns:
+        Squared error over the power of the reference, weighted by the illumination of the judged positions. A
+        constant complex factor is fitted away: no pattern fixes the phase, and the probe takes the scale.
+    """
+    frames = batch.inputs
+    shape = (batch.reference.shape[-2], batch.reference.shape[-1])
+    weight = illumination(batch.scored.probes, batch.scored.corners, shape)
+    weight = weight / weight.amax(dim=(-2, -1), keepdim=True)
+    losses = [
+        _relative_error(canvas, batch.reference, weight)
+        for canvas in _unroll(generator, lambda canvas: amplitude_descent(canvas, frames).direction, batch)
+    ]
+    return discounted_mean(losses)
+
+
+def _unroll(generator: Generator, descend: Callable[[Tensor], Tensor], batch: Batch) -> list[Tensor]:
+    start = torch.ones_like(batch.reference)
+    shape = (start.shape[-2], start.shape[-1])
+    photons = illumination(batch.inputs.probes, batch.inputs.corners, shape)
+    return list(generator.unroll(descend, start, photons))
+
+
+def _last(generator: Generator, descend: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    return _unroll(generator, descend, batch)[-1]
+
+
+def _model_amplitudes(canvas: Tensor, frames: Frames) -> Tensor:
+    return torch.sqrt(simulate(canvas, frames.probes, frames.corners) + AMPLITUDE_EPS)
+
+
+def _relative_error(canvas: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (weight * a.conj() * b).sum(dim=(-2, -1), keepdim=True)
+
+    factor = product(canvas, reference) / product(canvas, canvas).real.clamp_min(1e-12)
+    difference = factor * canvas - reference
+    error = product(difference, difference).real / product(reference, reference).real.clamp_min(1e-12)
+    return error.mean()

@@ -1,0 +1,297 @@
+"""The worker's side: runs one job and streams messages to the parent.
+
+:func:`main` is where the spawned process begins. It prepares the process (environment, signals, log, end with the
+parent), then calls the entry, by default :func:`run`. An entry takes the job, a :class:`Channel` and a
+:class:`StopFlag`; it returns when the work is done or raises, and :func:`main` tells the parent which.
+
+torch is imported by the entry only, after the environment it reads is set.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import errors
+from ..errors import WorkerError
+from .job import Job, read_scans, remove_orphan, write_result
+from .messages import Failed, Finished, LogRecord, Losses, Message, Preview, Progress
+
+STDERR_NAME = 'stderr.txt'
+"""File in the job's folder that the worker's error output goes to: its last words, should it crash."""
+
+_PACKAGE = __name__.split('.', maxsplit=1)[0]
+_LOG_CHARS = 3000
+_TRACEBACK_CHARS = 16_000
+_PROGRESS_INTERVAL_S = 0.1
+_PREVIEW_INTERVAL_S = 0.25
+_PREVIEWS_KEPT = 2
+_PARENT_POLL_S = 1.0
+
+Entry = Callable[[Job, 'Channel', 'StopFlag'], None]
+
+
+class StopFlag:
+    """Set once, from any thread or from a signal handler: it holds no lock that could be interrupted while held."""
+
+    def __init__(self) -> None:
+        """Begin unset."""
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask the work to end."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """True once the work shall end."""
+        return self._is_set
+
+
+class Channel:
+    """The way to the parent; safe to use from several threads.
+
+    A full pipe holds the sender up until the parent reads on. Once the parent has gone, messages go nowhere and the
+    stop flag is set. Copies of the channel in processes forked by the work stay silent.
+    """
+
+    def __init__(self, connection: Connection[Any, Any], stop: StopFlag) -> None:
+        """Send over ``connection``; set ``stop`` when nobody listens any more."""
+        self._connection = connection
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def send(self, message: Message) -> None:
+        """Send ``message`` to the parent."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            try:
+                self._connection.send(message)
+            except OSError:
+                self._stop.set()
+
+    def close(self) -> None:
+        """Close the pipe; messages sent later go nowhere."""
+        with self._lock:
+            self._connection.close()
+
+
+class ChannelObserver:
+    """The :class:`~ptychopinn_torch_plugin.observer.Observer` that talks to the parent."""
+
+    def __init__(self, folder: Path, channel: Channel, stop: StopFlag) -> None:
+        """Send over ``channel``, leave previews in ``folder``, stop when ``stop`` is set."""
+        self._folder = folder
+        self._channel = channel
+        self._stop = stop
+        self._next_progress = 0.0
+        self._next_preview = 0.0
+        self._previews: list[Path] = []
+        self._preview_count = 0
+
+    def on_progress(self, done: int, goal: int) -> None:
+        """Send the progress, at most ten times a second; the end is always sent."""
+        now = time.monotonic()
+        if now >= self._next_progress or done >= goal:
+            self._next_progress = now + _PROGRESS_INTERVAL_S
+            self._channel.send(Progress(int(done), int(goal)))
+
+    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+        """Send the losses of an epoch."""
+        self._channel.send(Losses(int(epoch), float(training), None if validation is None else float(validation)))
+
+    def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
+        """Write the object, ``(h, w)``, to a new file at most four times a second, and remove all but the last two."""
+        if time.monotonic() < self._next_preview:
+            return
+        self._preview_count += 1
+        path = self._folder / f'preview-{self._preview_count:06d}.npy'
+        unfinished = path.with_suffix('.tmp')
+        with unfinished.open('wb') as file:
+            np.save(file, np.asarray(object_array, dtype=np.complex64), allow_pickle=False)
+        unfinished.replace(path)
+        self._channel.send(Preview(path))
+        self._previews.append(path)
+        while len(self._previews) > _PREVIEWS_KEPT:
+            self._previews.pop(0).unlink(missing_ok=True)
+        self._next_preview = time.monotonic() + _PREVIEW_INTERVAL_S
+
+    def should_stop(self) -> bool:
+        """True once the parent, the scheduler or the parent's death asks for an end."""
+        return self._stop.is_set()
+
+
+def main(
+    entry: str,
+    job: Job,
+    connection: Connection[Any, Any],
+    stop_reader: Connection[Any, Any],
+    stop_grace_s: float,
+) -> None:
+    """Run ``entry`` (``'module:function'``) for ``job``; the first function of the spawned process.
+
+    Args:
+        entry: the function to call with ``(job, channel, stop_flag)``.
+        job: what to do.
+        connection: where messages go.
+        stop_reader: becomes readable when the work shall stop.
+        stop_grace_s: seconds that a worker which has lost its parent may take to end by itself.
+    """
+    _set_environment(job)
+    _redirect_stderr(job.folder)
+    stop = StopFlag()
+    _set_signals(stop)
+    threading.Thread(
+        target=_watch_parent, args=(stop_reader, stop, job.folder, stop_grace_s), name='parent-watch', daemon=True
+    ).start()
+    channel = Channel(connection, stop)
+    _capture_log(channel)
+    try:
+        if stop.is_set() or stop_reader.poll(0):  # the watching thread may not have come to look yet
+            raise WorkerError('The worker was told to stop before it began.')
+        _resolve(entry)(job, channel, stop)
+    except Exception as error:  # whatever it is, the parent must learn of it
+        channel.send(_describe(error))
+    else:
+        channel.send(Finished())
+    channel.close()
+    if _parent_is_gone():
+        remove_orphan(job.folder)
+
+
+def run(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Train or reconstruct, as ``job`` says.
+
+    Raises:
+        WorkerError: the job lacks the path its kind needs.
+        PtychoPINNError: whatever the engine refuses.
+    """
+    observer = ChannelObserver(job.folder, channel, stop)
+    if job.kind == 'train':
+        from ..training.run import train
+
+        train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
+    else:
+        from ..persistence import load_model
+        from ..reconstruction import reconstruct
+
+        (scan,) = read_scans(job.folder)
+        model = load_model(_required(job.model_file, 'model file'))
+        write_result(job.folder, reconstruct(scan, model, job.config.inference, observer))
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise WorkerError(f'The job has no {what}; open it with one.')
+    return path
+
+
+def _set_environment(job: Job) -> None:
+    """Set what OpenMP reads once, when torch is loaded."""
+    # Threads that spin while they wait starve each other when other processes share the cores.
+    os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+    threads = job.config.training.threads if job.kind == 'train' else job.config.inference.threads
+    if threads > 0:
+        os.environ['OMP_NUM_THREADS'] = str(threads)
+
+
+def _redirect_stderr(folder: Path) -> None:
+    """Send the error output, that of native code included, to a file the parent reads after a crash."""
+    descriptor = os.open(folder / STDERR_NAME, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    faulthandler.enable(file=2)
+
+
+def _set_signals(stop: StopFlag) -> None:
+    """SIGTERM (a scheduler's warning) asks for an orderly end; what Ctrl-C does is for the parent to decide."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _watch_parent(stop_reader: Connection[Any, Any], stop: StopFlag, folder: Path, grace_s: float) -> None:
+    """Pass the parent's wish to stop on; when the parent dies, give the work ``grace_s`` and end the process."""
+    parent = multiprocessing.parent_process()
+    sentinels: list[Any] = [stop_reader] if parent is None else [stop_reader, parent.sentinel]
+    while not _parent_is_gone():
+        ready = multiprocessing.connection.wait(sentinels, timeout=_PARENT_POLL_S)
+        if stop_reader in ready:
+            stop.set()
+            sentinels.remove(stop_reader)
+        elif ready:
+            break
+    stop.set()
+    time.sleep(grace_s)
+    remove_orphan(folder)
+    os._exit(1)
+
+
+def _parent_is_gone() -> bool:
+    """True once another process has adopted this one, or the parent's end of the line is closed."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and (os.getppid() != parent.pid or not parent.is_alive())
+
+
+def _capture_log(channel: Channel) -> None:
+    """Make the root logger send its records; warnings of Python become records of level DEBUG."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(_ChannelHandler(channel))
+    logging.captureWarnings(True)
+
+
+class _ChannelHandler(logging.Handler):
+    """Sends INFO and above of this package, WARNING and above of all others."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.INFO)
+        self._channel = channel
+        self.addFilter(_is_worth_sending)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:  # a bad format string must not end the run; logging prints it
+            self.handleError(record)
+            return
+        level = logging.DEBUG if record.name == 'py.warnings' else record.levelno
+        self._channel.send(LogRecord(level, record.name, _shorten(text, _LOG_CHARS)))
+
+
+def _is_worth_sending(record: logging.LogRecord) -> bool:
+    is_ours = record.name == _PACKAGE or record.name.startswith(_PACKAGE + '.')
+    return record.levelno >= (logging.INFO if is_ours else logging.WARNING)
+
+
+def _resolve(entry: str) -> Entry:
+    module, _, name = entry.partition(':')
+    function: Entry = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _describe(error: Exception) -> Failed:
+    """``error`` as strings; the nearest class of our own names it, so that the parent can raise the same."""
+    names = [cls.__name__ for cls in type(error).__mro__ if cls.__module__ == errors.__name__]
+    foreign = f'{type(error).__module__}.{type(error).__qualname__}'.removeprefix('builtins.')
+    text = ''.join(traceback.format_exception(error))
+    return Failed(names[0] if names else foreign, _shorten(str(error), _LOG_CHARS), text[-_TRACEBACK_CHARS:])
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + ' ...'

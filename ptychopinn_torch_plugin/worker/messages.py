@@ -1,0 +1,69 @@
+"""The messages a worker sends: small, frozen, and made of plain values.
+
+Arrays never travel in a message; they lie as ``.npy`` files in the job's folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Nothing came from the worker for a while, but it is alive. Made by the parent, never sent."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``goal`` units of work (optimiser steps or physics steps) are finished."""
+
+    done: int
+    goal: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Epoch ``epoch`` (from 1) has ended with these mean losses (dimensionless)."""
+
+    epoch: int
+    training: float
+    validation: float | None
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A line of the worker's log: ``level`` as in :mod:`logging`, name of the logger, formatted text."""
+
+    level: int
+    logger: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The object so far: a ``.npy`` file, complex64 ``(h, w)``, readable until two newer ones exist.
+
+    Read it with :func:`~ptychopinn_torch_plugin.worker.job.read_preview`.
+    """
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The work is done and its results are written. The last message of a good run."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The work ended with an exception. The last message of a bad run; only strings, so it always arrives."""
+
+    error: str
+    """Name of the class: bare for a class of :mod:`ptychopinn_torch_plugin.errors`, else with its module."""
+
+    message: str
+    traceback: str
+
+
+Message = Heartbeat | Progress | Losses | LogRecord | Preview | Finished | Failed

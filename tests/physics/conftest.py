@@ -1,0 +1,58 @@
+"""Random canvases, probes and positions: asymmetric, complex, odd and non-square, off the pixel grid."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ptychopinn_torch_plugin.data.scan import frames_of
+from ptychopinn_torch_plugin.physics.probe import probes_at
+
+
+class Setup(NamedTuple):
+    """A random far-field experiment in float64."""
+
+    canvas: Tensor
+    probe: Tensor
+    remainders: Tensor
+    probes: Tensor
+    corners: Tensor
+
+
+def sides(array: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    return array.shape[-2], array.shape[-1]
+
+
+def make_setup(shape: tuple[int, int], modes: int = 2, positions: int = 5, seed: int = 0) -> Setup:
+    rng = np.random.default_rng(seed)
+
+    def complex_normal(*size: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(size) + 1j * rng.standard_normal(size))
+
+    canvas_shape = (shape[0] + 9, shape[1] + 12)
+    centres = np.stack(
+        [
+            rng.uniform((side - 1) / 2, canvas - 1 - (side - 1) / 2, positions)
+            for side, canvas in zip(shape, canvas_shape, strict=True)
+        ],
+        axis=1,
+    )
+    corners, remainders = frames_of(centres, shape)
+    probe = complex_normal(modes, *shape)
+    return Setup(
+        canvas=complex_normal(1, *canvas_shape),
+        probe=probe,
+        remainders=torch.from_numpy(remainders)[None],
+        probes=probes_at(probe, torch.from_numpy(remainders)[None]),
+        corners=torch.from_numpy(corners)[None],
+    )
+
+
+@pytest.fixture(params=[(16, 16), (17, 19), (12, 21)], ids=['even', 'odd', 'mixed'])
+def setup(request: pytest.FixtureRequest) -> Setup:
+    return make_setup(request.param)

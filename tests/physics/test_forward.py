@@ -1,0 +1,126 @@
+"""The forward model: adjoint, gradients, power, and agreement with the host's own simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ptychopinn_torch_plugin.data.product import fresnel_numbers_of
+from ptychopinn_torch_plugin.data.scan import frames_of
+from ptychopinn_torch_plugin.physics.forward import Frames, amplitude_descent, exit_waves, simulate, simulate_adjoint
+from ptychopinn_torch_plugin.physics.likelihood import DEVIANCES
+from ptychopinn_torch_plugin.physics.probe import probes_at
+from ptychopinn_torch_plugin.physics.propagation import propagate, quadratic_phase
+
+from .conftest import Setup, make_setup, sides
+
+
+def complex_like(tensor: torch.Tensor, seed: int) -> torch.Tensor:
+    return torch.randn(tensor.shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed))
+
+
+def test_adjoint_of_the_linear_part(setup: Setup) -> None:
+    waves = propagate(exit_waves(setup.canvas, setup.probes, setup.corners))
+    other = complex_like(waves, 3)
+    back = simulate_adjoint(other, setup.probes, setup.corners, sides(setup.canvas))
+    left = torch.vdot(other.flatten(), waves.flatten())
+    right = torch.vdot(back.flatten(), setup.canvas.flatten())
+    torch.testing.assert_close(left, right, rtol=1e-12, atol=0)
+
+
+def test_power_is_conserved(setup: Setup) -> None:
+    flat = torch.ones_like(setup.canvas)
+    counts = simulate(flat, setup.probes, setup.corners)
+    power = setup.probes.abs().square().sum(dim=(2, 3, 4))
+    torch.testing.assert_close(counts.sum(dim=(-2, -1)), power, rtol=1e-12, atol=0)
+
+
+def test_descent_is_half_the_negative_gradient(setup: Setup) -> None:
+    measured = simulate(complex_like(setup.canvas, 4), setup.probes, setup.corners).sqrt()
+    good = (torch.rand(measured.shape[-2:], generator=torch.Generator().manual_seed(5)) > 0.2).double()
+    frames = Frames(measured, setup.probes, setup.corners, good)
+    canvas = setup.canvas.clone().requires_grad_()
+    model = simulate(canvas, setup.probes, setup.corners).sqrt()
+    (gradient,) = torch.autograd.grad(((model - measured).square() * good).sum(), canvas)
+    descent = amplitude_descent(setup.canvas, frames).direction
+    torch.testing.assert_close(descent, -gradient / 2, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
+def test_gradcheck_of_object_probe_and_positions(likelihood: str) -> None:
+    setup = make_setup((5, 6), modes=2, positions=2)
+    measured = simulate(complex_like(setup.canvas, 6), setup.probes, setup.corners).sqrt()
+    measured[..., 1, 2:4] = 0.0  # pixels that caught no photon
+    good = torch.ones(measured.shape[-2:], dtype=torch.float64)
+
+    def deviance(canvas: torch.Tensor, probe: torch.Tensor, remainders: torch.Tensor) -> torch.Tensor:
+        model = simulate(canvas, probes_at(probe, remainders), setup.corners).sqrt()
+        return DEVIANCES[likelihood](model, measured, good)
+
+    inputs = (setup.canvas[..., :, :], setup.probe, setup.remainders)
+    assert torch.autograd.gradcheck(deviance, tuple(x.detach().clone().requires_grad_() for x in inputs), eps=1e-6)
+
+
+def test_bad_pixels_have_no_say() -> None:
+    setup = make_setup((16, 16))
+    measured = simulate(setup.canvas, setup.probes, setup.corners).sqrt()
+    good = torch.ones(16, 16, dtype=torch.float64)
+    good[3, 5:9] = 0
+    spoiled = measured.clone()
+    spoiled[..., 3, 5:9] = 1e6
+    for amplitudes in (measured, spoiled):
+        frames = Frames(amplitudes, setup.probes, setup.corners, good)
+        assert float(amplitude_descent(setup.canvas, frames).direction.abs().max()) < 1e-9
+        for deviance in DEVIANCES.values():
+            assert float(deviance(measured, amplitudes, good)) < 1e-3
+
+
+@pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
+def test_a_true_model_has_deviance_one(likelihood: str) -> None:
+    rng = np.random.default_rng(7)
+    expected = rng.uniform(50, 500, size=(4, 64, 64))
+    counts = torch.from_numpy(rng.poisson(expected).astype(np.float64))
+    deviance = DEVIANCES[likelihood](torch.from_numpy(expected).sqrt(), counts.sqrt(), torch.ones(64, 64))
+    assert float(deviance) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize('shape', [(32, 32), (33, 35), (24, 31)], ids=str)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
+def test_agreement_with_the_host(shape: tuple[int, int], dtype: torch.dtype, tolerance: float) -> None:
+    """Ptychodus' simulator, its scale factor undone: mixed states, subpixel positions, any size."""
+    from ptychodus.api.simulate.diffraction import generate_diffraction_data
+
+    from tests.products import random_product
+
+    product = random_product(shape, modes=3, positions=6, seed=1)
+    data = generate_diffraction_data(product)
+    detector, pixel = data.get_pixel_geometry(), product.probes.get_pixel_geometry()
+    reference = data.get_patterns() * (detector.width_m / pixel.width_m) * (detector.height_m / pixel.height_m)
+
+    geometry = product.object_.get_geometry()
+    positions = np.stack(
+        [
+            geometry.map_probe_positions_to_object_y_px(product.probe_positions),
+            geometry.map_probe_positions_to_object_x_px(product.probe_positions),
+        ],
+        axis=1,
+    ).astype(np.float64)
+    corners, remainders = frames_of(positions, shape)
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    probe = torch.from_numpy(product.probes.get_probe_no_opr().get_array()).to(complex_dtype)
+    phase = quadratic_phase(fresnel_numbers_of(product), shape).to(complex_dtype)
+    probes = probes_at(probe, torch.from_numpy(remainders).to(dtype)[None], phase)
+    canvas = torch.from_numpy(product.object_.get_layer(0))[None].to(complex_dtype)
+    counts = torch.fft.fftshift(simulate(canvas, probes, torch.from_numpy(corners)[None])[0], dim=(-2, -1))
+
+    error = np.abs(counts.double().numpy() - reference).max() / reference.max()
+    assert error < tolerance
+
+
+def test_the_quadratic_phase_is_not_nothing() -> None:
+    """Guards the agreement test: without the phase the host's patterns are missed by far more than the tolerance."""
+    from tests.products import random_product
+
+    numbers = fresnel_numbers_of(random_product((32, 32), modes=1, positions=2, seed=1))
+    assert float(torch.angle(quadratic_phase(numbers, (32, 32))).abs().max()) > 1e-2

@@ -1,0 +1,121 @@
+"""The doctor sees what is there, and names the command for what is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError
+from typing import Any
+
+import pytest
+
+from ptychopinn_torch_plugin import doctor
+from ptychopinn_torch_plugin.doctor import Check
+
+
+@pytest.fixture(scope='module')
+def checks() -> dict[str, Check]:
+    return {check.name: check for check in doctor.collect()}
+
+
+def test_this_environment_is_healthy(checks: dict[str, Check]) -> None:
+    assert doctor.is_healthy(checks.values()), doctor.report(checks.values())
+    assert {'python', 'ptychodus', 'torch', 'lightning', 'numpy', 'scipy', 'window'} <= set(checks)
+    assert checks['host seam'].detail.endswith('reconstructor_entry_points.py')
+    assert checks['entry point'].detail == 'ptychopinn-pytorch = ptychopinn_torch_plugin.host.plugin:plugin'
+    assert checks['algorithms'].detail == ', '.join(doctor.ALGORITHM_KEYS)
+    assert 'cpu' in checks['devices'].detail
+
+
+def use_checks(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
+    monkeypatch.setattr(doctor, 'collect', lambda: list(checks))
+
+
+GOOD = Check('numpy', True, '2.0')
+BAD = Check('torch', False, 'not installed', 'pip install torch')
+OPTIONAL = Check('window', False, 'no PyQt5', 'pip install "ptychodus[gui]"', required=False)
+
+
+@pytest.mark.parametrize(('found', 'code'), [((GOOD,), 0), ((GOOD, OPTIONAL), 0), ((GOOD, BAD), 1)])
+def test_exit_code_and_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: tuple[Check, ...], code: int
+) -> None:
+    use_checks(monkeypatch, *found)
+    assert doctor.run(json=False) == code
+    text = capsys.readouterr().out
+
+    for check in found:
+        assert check.detail in text
+        assert check.remedy in text
+
+    assert ('[FAIL] torch' in text) is (BAD in found)
+    assert ('Everything is in place.' in text) is (code == 0)
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_checks(monkeypatch, GOOD, BAD)
+    assert doctor.run(json=True) == 1
+    tree = json.loads(capsys.readouterr().out)
+    assert tree['ok'] is False
+    assert tree['checks'][1] == {
+        'name': 'torch',
+        'ok': False,
+        'detail': 'not installed',
+        'remedy': 'pip install torch',
+        'required': True,
+    }
+
+
+def test_missing_package_names_its_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, 'version', missing)
+    check = doctor._check_package('lightning', 'lightning>=2.4')
+    assert not check.ok
+    assert check.remedy.endswith('-m pip install "lightning>=2.4"')
+
+
+def test_missing_seam_and_entry_point_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, 'SEAM_MODULE', 'ptychodus.plugins.no_such_file')
+    monkeypatch.setattr(doctor, 'entry_points', lambda group: [])
+    seam, entry = doctor._check_seam(), doctor._check_entry_point()
+    assert not seam.ok
+    assert not entry.ok
+    assert '--force-reinstall --no-deps ptychopinn_torch_plugin' in seam.remedy == entry.remedy
+
+
+def test_broken_torch_is_a_line_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, '_TORCH_PROGRAM', 'raise ImportError("libcudart.so.13 is missing")')
+    (check,) = doctor._check_torch()
+    assert not check.ok
+    assert check.detail == 'ImportError: libcudart.so.13 is missing'
+    assert 'torch>=2.4' in check.remedy
+
+
+@pytest.mark.parametrize(
+    ('program', 'detail'),
+    [
+        ('import sys; sys.exit("host is broken")', 'host is broken'),
+        ('print("no JSON")', 'unexpected answer'),
+        ('pass', 'unexpected answer'),
+        ('import json; print("seam: odd host"); print(json.dumps({"keys": [], "loaded": []}))', 'log: seam: odd host'),
+        (f'import json; print(json.dumps({{"keys": {list(doctor.ALGORITHM_KEYS)}, "loaded": ["torch"]}}))', 'torch'),
+    ],
+)
+def test_host_that_does_not_list_the_algorithms(monkeypatch: pytest.MonkeyPatch, program: str, detail: str) -> None:
+    monkeypatch.setattr(doctor, '_HOST_PROGRAM', program)
+    check = doctor._check_host()
+    assert not check.ok
+    assert detail in check.detail
+    assert check.remedy
+
+
+def test_trial_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - stands in for subprocess.run
+        raise subprocess.TimeoutExpired('python', 1.0)
+
+    monkeypatch.setattr(subprocess, 'run', hang)
+
+    with pytest.raises(doctor.ProbeError, match='no answer'):
+        doctor._probe('pass')

@@ -1,0 +1,118 @@
+"""What is built and installed is what Ptychodus finds, and importing it stays cheap."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ptychopinn_torch_plugin
+
+ROOT = Path(__file__).parents[1]
+SEAM_SOURCE = ROOT / 'ptychodus_plugins' / 'reconstructor_entry_points.py'
+SEAM_TARGET = 'ptychodus/plugins/reconstructor_entry_points.py'
+
+
+@pytest.fixture(scope='module')
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text())
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp('wheel')
+    command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob('*.whl')
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_the_package_and_the_seam_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    roots = {name.split('/')[0] for name in names}
+    assert roots == {'ptychopinn_torch_plugin', 'ptychodus', f'ptychopinn_torch_plugin-{version_here()}.dist-info'}
+    assert [name for name in names if name.startswith('ptychodus/')] == [SEAM_TARGET]
+    assert wheel.read(SEAM_TARGET) == SEAM_SOURCE.read_bytes()
+    assert 'ptychopinn_torch_plugin/py.typed' in names
+
+
+def test_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
+    package = ROOT / 'ptychopinn_torch_plugin'
+    expected = {path.relative_to(ROOT).as_posix() for path in package.rglob('*.py')}
+    assert expected <= set(wheel.namelist())
+
+
+def test_wheel_names_its_entry_points_and_licence(wheel: zipfile.ZipFile) -> None:
+    info = f'ptychopinn_torch_plugin-{version_here()}.dist-info'
+    text = wheel.read(f'{info}/entry_points.txt').decode()
+    assert '[ptychodus.reconstructors]\nptychopinn-pytorch = ptychopinn_torch_plugin.host.plugin:plugin' in text
+    assert 'ptychopinn-torch = ptychopinn_torch_plugin.cli:main' in text
+    assert b'BSD 3-Clause' in wheel.read(f'{info}/licenses/LICENSE')
+
+
+def version_here() -> str:
+    return ptychopinn_torch_plugin.__version__
+
+
+def test_one_version_everywhere() -> None:
+    assert version('ptychopinn_torch_plugin') == version_here()
+    assert f'\nversion: {version_here()}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert f'\n## {version_here()}\n' in (ROOT / 'CHANGELOG.md').read_text()
+
+
+def test_dependencies_are_ranges_and_pins_are_constraints(project: dict[str, Any]) -> None:
+    extras = project['project']['optional-dependencies'].values()
+
+    for requirement in [*project['project']['dependencies'], *(item for extra in extras for item in extra)]:
+        assert re.fullmatch(r'[A-Za-z0-9-]+(\[[a-z]+\])?>=[0-9.]+(,<[0-9.]+)?', requirement), requirement
+
+    assert re.search(r'^torch==', (ROOT / 'constraints.txt').read_text(), re.MULTILINE)
+
+
+def test_installed_package_is_found_by_the_host() -> None:
+    spec = find_spec('ptychodus.plugins.reconstructor_entry_points')
+    assert spec is not None
+    assert spec.origin is not None
+    assert Path(spec.origin).read_bytes() == SEAM_SOURCE.read_bytes(), 'reinstall: the installed seam is an old one'
+    (entry,) = entry_points(group='ptychodus.reconstructors', name='ptychopinn-pytorch')
+    assert entry.load().create_library is not None
+
+
+@pytest.mark.parametrize(
+    'module',
+    [
+        'ptychopinn_torch_plugin',
+        'ptychopinn_torch_plugin.config',
+        'ptychopinn_torch_plugin.doctor',
+        'ptychopinn_torch_plugin.persistence',
+        'ptychopinn_torch_plugin.data.npz',
+        'ptychopinn_torch_plugin.data.product',
+        'ptychopinn_torch_plugin.data.workflow',
+        'ptychopinn_torch_plugin.host.library',
+        'ptychopinn_torch_plugin.host.plugin',
+        'ptychopinn_torch_plugin.host.seam',
+        'ptychopinn_torch_plugin.worker.child',
+        'ptychopinn_torch_plugin.worker.process',
+    ],
+)
+def test_module_of_the_host_process_imports_without_torch_and_qt(module: str) -> None:
+    program = (
+        'import importlib, json, sys\n'
+        'for name in ("torch", "lightning", "pytorch_lightning", "PyQt5"):\n'
+        '    sys.modules[name] = None\n'
+        f'importlib.import_module({module!r})\n'
+        'print(json.dumps("ok"))'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == 'ok'

@@ -1,0 +1,126 @@
+"""The worker's side, in this process: what is sent, how often, and which engine is called."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_torch_plugin.config import Config
+from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.types import Reconstruction
+from ptychopinn_torch_plugin.worker import child
+from ptychopinn_torch_plugin.worker.child import Channel, ChannelObserver, StopFlag
+from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
+from ptychopinn_torch_plugin.worker.messages import Losses, Message, Preview, Progress
+
+
+class _Line:
+    """The two ends of a pipe, and what came through it."""
+
+    def __init__(self) -> None:
+        self.reader, writer = multiprocessing.get_context('spawn').Pipe(duplex=False)
+        self.stop = StopFlag()
+        self.channel = Channel(writer, self.stop)
+
+    def received(self) -> list[Message]:
+        messages = []
+        while self.reader.poll(0):
+            messages.append(self.reader.recv())
+        return messages
+
+
+@pytest.fixture
+def line() -> _Line:
+    return _Line()
+
+
+def test_progress_is_thinned_but_its_end_is_sent(tmp_path: Path, line: _Line) -> None:
+    observer = ChannelObserver(tmp_path, line.channel, line.stop)
+    for done in range(1, 1001):
+        observer.on_progress(done, 1000)
+    messages = line.received()
+    assert messages[0] == Progress(1, 1000)
+    assert messages[-1] == Progress(1000, 1000)
+    assert len(messages) < 100
+
+
+def test_losses_are_plain_numbers(tmp_path: Path, line: _Line) -> None:
+    observer = ChannelObserver(tmp_path, line.channel, line.stop)
+    observer.on_losses(np.int64(3), np.float32(0.5), None)  # type: ignore[arg-type] # what engines do in practice
+    (message,) = line.received()
+    assert message == Losses(3, 0.5, None)
+    assert type(message.epoch) is int
+
+
+def test_two_previews_stay_readable(tmp_path: Path, line: _Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, '_PREVIEW_INTERVAL_S', 0.0)
+    observer = ChannelObserver(tmp_path, line.channel, line.stop)
+    for value in range(5):
+        observer.on_preview(np.full((2, 3), value, dtype=np.complex128))
+    paths = [message.path for message in line.received() if isinstance(message, Preview)]
+    previews = [read_preview(path) for path in paths]
+    assert len(paths) == len(set(paths)) == 5
+    assert previews[:3] == [None] * 3
+    for value in (3, 4):
+        preview = previews[value]
+        assert preview is not None
+        assert preview.dtype == np.complex64
+        np.testing.assert_array_equal(preview, np.full((2, 3), value))
+    assert sorted(tmp_path.iterdir()) == sorted(paths[3:]), 'nothing unfinished is left'
+
+
+def test_previews_are_thinned(tmp_path: Path, line: _Line) -> None:
+    observer = ChannelObserver(tmp_path, line.channel, line.stop)
+    for _ in range(20):
+        observer.on_preview(np.ones((2, 2), dtype=np.complex64))
+    assert len(line.received()) < 5
+
+
+def test_a_listener_that_left_stops_the_work(tmp_path: Path, line: _Line) -> None:
+    observer = ChannelObserver(tmp_path, line.channel, line.stop)
+    assert not observer.should_stop()
+    line.reader.close()
+    observer.on_progress(1, 1)
+    assert observer.should_stop()
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> None:
+    module = types.ModuleType(f'ptychopinn_torch_plugin.{name}')
+    for key, value in members.items():
+        setattr(module, key, value)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_run_trains_on_all_scans(job: Job, line: _Line, monkeypatch: pytest.MonkeyPatch, scan: RawScan) -> None:
+    calls: list[Any] = []
+    _install(monkeypatch, 'training.run', train=lambda *arguments: calls.append(arguments))
+    child.run(job, line.channel, line.stop)
+    ((scans, config, output_folder, observer),) = calls
+    np.testing.assert_array_equal(scans[0].counts, scan.counts)
+    assert (config, output_folder) == (job.config, job.output_folder)
+    line.stop.set()
+    assert observer.should_stop()
+
+
+def test_run_leaves_the_reconstruction_in_the_folder(
+    line: _Line, monkeypatch: pytest.MonkeyPatch, scan: RawScan, tmp_path: Path
+) -> None:
+    def reconstruct(scan: RawScan, model: str, config: object, observer: ChannelObserver) -> Reconstruction:
+        assert model == f'model of {tmp_path.resolve() / "m.safetensors"}'
+        assert config == Config().inference
+        observer.on_progress(1, 1)
+        ones = np.ones(scan.object_shape, dtype=np.complex64)
+        return Reconstruction(ones, ones.real > 0, ones[None], ())
+
+    _install(monkeypatch, 'persistence', load_model=lambda path: f'model of {path}')
+    _install(monkeypatch, 'reconstruction', reconstruct=reconstruct)
+    with open_job('reconstruct', [scan], Config(), model_file=tmp_path / 'm.safetensors') as job:
+        child.run(job, line.channel, line.stop)
+        assert read_result(job.folder).object_array.shape == scan.object_shape
+    assert line.received() == [Progress(1, 1)]

@@ -1,0 +1,135 @@
+"""Arrays reach the other process unchanged, mapped, and without a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_torch_plugin.config import Config
+from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.errors import ConfigurationError, WorkerError
+from ptychopinn_torch_plugin.types import LossRecord, Reconstruction
+from ptychopinn_torch_plugin.worker.job import (
+    open_job,
+    read_preview,
+    read_result,
+    read_scan,
+    read_scans,
+    remove_orphan,
+    write_result,
+    write_scan,
+)
+
+from .conftest import make_scan
+
+
+@pytest.mark.parametrize('dtype', ['uint16', 'float32', '>i4'])
+def test_scan_round_trip_keeps_every_field(tmp_path: Path, dtype: str) -> None:
+    scan = make_scan(dtype)
+    write_scan(tmp_path / 'scan', scan)
+    copy = read_scan(tmp_path / 'scan')
+    for field in dataclasses.fields(RawScan):
+        before, after = getattr(scan, field.name), getattr(copy, field.name)
+        if isinstance(before, np.ndarray):
+            assert after.dtype == before.dtype, field.name
+            np.testing.assert_array_equal(after, before, err_msg=field.name)
+        else:
+            assert after == before, field.name
+
+
+def test_counts_are_a_read_only_map(tmp_path: Path, scan: RawScan) -> None:
+    write_scan(tmp_path, scan)
+    counts = read_scan(tmp_path).counts
+    assert isinstance(counts, np.memmap)
+    assert not counts.flags.writeable
+
+
+def test_views_and_numpy_scalars_survive(tmp_path: Path, scan: RawScan) -> None:
+    numbers: Any = (np.float32(0.5), np.float32(2.0))
+    view = dataclasses.replace(scan, counts=scan.counts[::2, ::-1].transpose(0, 2, 1), fresnel_numbers=numbers)
+    write_scan(tmp_path, view)
+    copy = read_scan(tmp_path)
+    np.testing.assert_array_equal(copy.counts, view.counts)
+    assert copy.fresnel_numbers == (0.5, 2.0)
+
+
+def test_a_pickle_is_neither_written_nor_read(tmp_path: Path, scan: RawScan) -> None:
+    objects = np.array([{'a': 1}], dtype=object)
+    with pytest.raises(ValueError, match='allow_pickle'):
+        write_scan(tmp_path / 'out', dataclasses.replace(scan, probe=objects))
+    write_scan(tmp_path / 'in', scan)
+    np.save(tmp_path / 'in' / 'probe.npy', objects, allow_pickle=True)
+    with pytest.raises(ValueError, match='allow_pickle'):
+        read_scan(tmp_path / 'in')
+
+
+def test_result_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    object_array = (rng.normal(size=(9, 8)) + 1j * rng.normal(size=(9, 8))).astype(np.complex64)
+    losses = (LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75))
+    written = Reconstruction(object_array, object_array.real > 0, object_array[None, :4], losses)
+    write_result(tmp_path, written)
+    read = read_result(tmp_path)
+    assert read.losses == losses
+    for name in ('object_array', 'coverage', 'probe'):
+        array = getattr(read, name)
+        assert not isinstance(array, np.memmap), 'the result must outlive the folder'
+        assert array.dtype == getattr(written, name).dtype
+        np.testing.assert_array_equal(array, getattr(written, name))
+
+
+def test_missing_result_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match='no result'):
+        read_result(tmp_path)
+
+
+def test_scans_of_a_job_keep_their_order_and_the_folder_goes(tmp_path: Path, scan: RawScan) -> None:
+    scans = [dataclasses.replace(scan, name=f'scan {number}') for number in range(12)]
+    with open_job('train', scans, Config(), output_folder=tmp_path) as job:
+        folder = job.folder
+        assert (folder / 'scans' / '011').is_dir()
+        assert [copy.name for copy in read_scans(folder)] == [one.name for one in scans]
+    assert not folder.exists()
+
+
+def test_paths_are_absolute(tmp_path: Path, scan: RawScan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_job('reconstruct', [scan], Config(), model_file=Path('model.safetensors')) as job:
+        assert job.model_file == tmp_path.resolve() / 'model.safetensors'
+
+
+def test_incomplete_jobs_are_refused(tmp_path: Path, scan: RawScan) -> None:
+    with pytest.raises(ConfigurationError, match='output folder'), open_job('train', [scan], Config()):
+        pass
+    with pytest.raises(ConfigurationError, match='0 scans'), open_job('train', [], Config(), output_folder=tmp_path):
+        pass
+    with pytest.raises(ConfigurationError, match='model file'), open_job('reconstruct', [scan], Config()):
+        pass
+    with (
+        pytest.raises(ConfigurationError, match='2 scans'),
+        open_job('reconstruct', [scan, scan], Config(), model_file=tmp_path),
+    ):
+        pass
+
+
+def test_full_disk_names_the_remedy(tmp_path: Path, scan: RawScan) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(WorkerError, match='TMPDIR'):
+        write_scan(tmp_path / 'file' / 'scan', scan)
+
+
+def test_only_our_own_folders_count_as_orphans(tmp_path: Path, scan: RawScan) -> None:
+    (tmp_path / 'precious').touch()
+    remove_orphan(tmp_path)
+    assert (tmp_path / 'precious').exists()
+    with open_job('train', [scan], Config(), output_folder=tmp_path) as job:
+        remove_orphan(job.folder)
+        assert not job.folder.exists()
+
+
+def test_replaced_preview_is_none(tmp_path: Path) -> None:
+    assert read_preview(tmp_path / 'preview-000001.npy') is None
