@@ -22,12 +22,12 @@ from . import __version__
 from .config import Config, parse_config
 from .errors import InputError, PtychoPINNError
 from .observer import SilentObserver
+from .persistence import MODEL_FILE
 
 if TYPE_CHECKING:
     from .data.scan import RawScan
     from .types import Reconstruction
 
-MODEL_FILE = 'model.safetensors'
 SETTINGS_FILE = 'settings.ini'
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigurationError
 
@@ -67,6 +67,15 @@ class DataConfig(_Frozen):
         le=0.5,
     )
 
+    @model_validator(mode='after')
+    def _has_enough_neighbours(self) -> DataConfig:
+        if self.neighbor_count < self.group_size - 1:
+            raise ValueError(
+                f'neighbor_count = {self.neighbor_count} is too few for groups of {self.group_size} positions '
+                f'(group_size): they need at least {self.group_size - 1}'
+            )
+        return self
+
 
 class ModelConfig(_Frozen):
     """The network. Everything here is written into the model file and fixed by it afterwards."""
@@ -95,7 +104,7 @@ class ModelConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """How the network is trained."""
 
-    epochs: int = setting(20, 'Epochs', 'Passes over the scan.', unit='epochs', ge=1, le=100_000)
+    epochs: int = setting(30, 'Epochs', 'Passes over the scan.', unit='epochs', ge=1, le=100_000)
     batch_size: int = setting(
         0,
         'Batch size',
@@ -104,12 +113,12 @@ class TrainingConfig(_Frozen):
         ge=0,
         le=4096,
     )
-    learning_rate: float = setting(1e-3, 'Learning rate', 'Peak of the one-cycle schedule (AdamW).', gt=0.0, le=1.0)
+    learning_rate: float = setting(3e-3, 'Learning rate', 'Peak of the one-cycle schedule (AdamW).', gt=0.0, le=1.0)
     likelihood: Literal['amplitude', 'poisson'] = setting(
         'amplitude',
         'Likelihood',
-        'What the simulated patterns are compared by: squared amplitude differences, or the Poisson likelihood of '
-        'the counts (low dose).',
+        'What simulated and measured patterns are compared by: squared amplitude differences, or the Poisson '
+        'likelihood of the counts (low dose). "Supervised" compares objects instead.',
     )
     gradient_clip: float = setting(
         1.0, 'Gradient clip', 'Largest norm of the gradient in one step. 0 switches the limit off.', ge=0.0
@@ -128,7 +137,12 @@ class InferenceConfig(_Frozen):
     """How a trained network reconstructs a scan."""
 
     steps: int = setting(
-        0, 'Unrolled steps', 'Physics steps at inference. 0 takes as many as in training.', unit='steps', ge=0, le=1000
+        0,
+        'Unrolled steps',
+        'Physics steps at inference. 0 takes twice as many as in training.',
+        unit='steps',
+        ge=0,
+        le=1000,
     )
     window_size: int = setting(
         0,

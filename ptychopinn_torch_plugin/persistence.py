@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .model.generator import Generator
 
 MODEL_SUFFIX = '.safetensors'
+MODEL_FILE = f'model{MODEL_SUFFIX}'
+"""Name of the model file in a training's output folder and in a folder to reconstruct."""
 HEADER_KEY = 'ptychopinn_torch_plugin'
 FORMAT_VERSION = 1
 BACKEND = 'PtychoPINN (PyTorch)'
@@ -169,6 +171,7 @@ def read_model_header(path: Path) -> ModelHeader:
         raise ModelFileError(
             f'{path.name} is a safetensors file, but not a model of {BACKEND}: it has no "{HEADER_KEY}" header.'
         )
+    _check_backend_and_version(path, metadata[HEADER_KEY])
     try:
         header = ModelHeader.model_validate_json(metadata[HEADER_KEY])
     except ValidationError as error:
@@ -178,12 +181,28 @@ def read_model_header(path: Path) -> ModelHeader:
             f'The header of {path.name} cannot be used ({where}: {first["msg"]}): it was written by another version '
             'of the package, or is damaged.'
         ) from error
-    if header.format_version != FORMAT_VERSION or header.backend != BACKEND:
-        raise ModelFileError(
-            f'{path.name} holds a model of backend "{header.backend}", format {header.format_version}; this package '
-            f'reads backend "{BACKEND}", format {FORMAT_VERSION}.'
-        )
     return header
+
+
+class _Identity(BaseModel):
+    """What every version of the header says, whatever else it holds."""
+
+    model_config = ConfigDict(extra='ignore')
+
+    format_version: int
+    backend: str
+
+
+def _check_backend_and_version(path: Path, header: str) -> None:
+    try:
+        identity = _Identity.model_validate_json(header)
+    except ValidationError as error:
+        raise ModelFileError(f'The header of {path.name} names no backend and format: the file is damaged.') from error
+    if identity.format_version != FORMAT_VERSION or identity.backend != BACKEND:
+        raise ModelFileError(
+            f'{path.name} holds a model of backend "{identity.backend}", format {identity.format_version}; '
+            f'this package reads backend "{BACKEND}", format {FORMAT_VERSION}.'
+        )
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -197,7 +216,7 @@ def load_model(path: Path) -> TrainedModel:
     probe: npt.NDArray[np.complex64] | None = None
     with safe_open(path, framework='numpy') as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
-            array = file.get_tensor(name)
+            array = _read_tensor(file, name, path)
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise ModelFileError(f'Tensor "{name}" in {path.name} is not finite float32: the file is damaged.')
             if name.startswith(WEIGHTS_PREFIX):
@@ -211,11 +230,21 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(header, weights, probe)
 
 
+def _read_tensor(file: Any, name: str, path: Path) -> npt.NDArray[Any]:  # noqa: ANN401 - safetensors has no types
+    try:
+        array: npt.NDArray[Any] = file.get_tensor(name)
+    except TypeError as error:  # a dtype that NumPy does not have
+        raise ModelFileError(f'Tensor "{name}" in {path.name} is not float32: the file is damaged.') from error
+    return array
+
+
 def _refuse_foreign(path: Path) -> None:
     if not path.is_file():
         raise ModelFileError(f'There is no model file {path}.')
     with path.open('rb') as file:
-        start = file.read(8)
+        start = file.read(9)
+    if start[8:9] == b'{':
+        return  # the length of a JSON header in eight bytes, then the header: those bytes may look like any magic
     for magic, kind in _FOREIGN_MAGIC.items():
         if start.startswith(magic):
             raise ModelFileError(

@@ -27,11 +27,14 @@ from .persistence import TrainedModel
 from .physics.forward import Frames, amplitude_descent
 from .physics.frames import gather
 from .physics.probe import illumination
-from .stitching import Stitched, Stitcher
+from .stitching import Stitched, Stitcher, cover
 from .tensors import ScanTensors
 from .types import Reconstruction
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_STEPS_FACTOR = 2
+"""More steps than in training still improve the picture: the network was trained to help at every one of them."""
 
 CACHE_BYTES = 2 * 2**30
 """Batches are kept between steps if all of them fit into this; else they are made again at every step."""
@@ -70,7 +73,7 @@ def reconstruct(
     device = select_device(config.accelerator)
     tensors = ScanTensors(scan, device, probe=_chosen_probe(scan, model, config))
     generator = model.build().to(device)
-    steps = config.steps or model.config.model.steps
+    steps = config.steps or DEFAULT_STEPS_FACTOR * model.config.model.steps
     windows = _windows(tensors, config.window_size)
     logger.info(
         'Reconstructing %d positions of %s on %s: %d window(s), %d steps.',
@@ -83,10 +86,12 @@ def reconstruct(
     run = _Run(tensors, generator, config, steps, len(windows) * steps, observer)
     with torch.inference_mode():
         stitched = run.stitch(windows)
-    losses = model.losses
     object_array, coverage = run.on_object_grid(stitched)
+    logger.info(
+        'The scan lights %.0f %% of the object grid; the rest stays 1.', 100 * float(coverage.mean(dtype=np.float64))
+    )
     return Reconstruction(
-        object_array=object_array, coverage=coverage, probe=tensors.probe.cpu().numpy(), losses=tuple(losses)
+        object_array=object_array, coverage=coverage, probe=tensors.probe.cpu().numpy(), losses=model.losses
     )
 
 
@@ -170,8 +175,7 @@ class _Run:
             self._done += 1
             self._observer.on_progress(self._done, self._goal)
             if preview and interval and step % interval == 0 and step < self._steps:
-                coverage = photons[0] > 0
-                self._preview(Stitched(canvas[0], coverage))
+                self._preview(cover(canvas[0], photons[0]))
             if self._observer.should_stop():
                 break
         return canvas

@@ -27,6 +27,12 @@ class Stitched(NamedTuple):
     """``(h, w)`` bool: pixels that were illuminated."""
 
 
+def cover(canvas: Tensor, photons: Tensor) -> Stitched:
+    """Set ``canvas`` ``(h, w)`` to 1 where ``photons`` ``(h, w)`` hardly came, and say where they did."""
+    coverage = photons > COVERAGE_FLOOR * photons.max()
+    return Stitched(torch.where(coverage, canvas, torch.ones_like(canvas)), coverage)
+
+
 class Stitcher:
     """Accumulates patches on one canvas.
 
@@ -63,6 +69,4 @@ class Stitcher:
     def result(self) -> Stitched:
         """The object so far."""
         weight = self._weight[0]
-        coverage = weight > COVERAGE_FLOOR * weight.max()
-        canvas = torch.where(coverage, self._sum[0] / weight.clamp_min(1e-30), torch.ones_like(self._sum[0]))
-        return Stitched(canvas, coverage)
+        return cover(self._sum[0] / weight.clamp_min(1e-30), weight)

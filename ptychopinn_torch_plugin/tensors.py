@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .data.scan import RawScan, frames_of
+from .errors import InputError
 from .physics.forward import Frames
 from .physics.probe import probes_at
 from .physics.propagation import quadratic_phase
@@ -30,6 +31,9 @@ class ScanTensors:
         scan: the validated scan.
         device: where batches go.
         probe: probe modes to use instead of the scan's, ``(M, H, W)`` complex, any scale.
+
+    Raises:
+        InputError: no photon scale can be fitted.
     """
 
     def __init__(
@@ -84,4 +88,10 @@ class ScanTensors:
     def _fit_scale(self) -> float:
         chosen = np.unique(np.linspace(0, self.scan.size - 1, min(self.scan.size, SCALE_POSITIONS)).astype(np.int64))
         chunks = np.array_split(chosen, math.ceil(chosen.size / 16))
-        return fit_probe_scale(self.frames(chunk, np.zeros(2, np.int64)) for chunk in chunks)
+        scale = fit_probe_scale(self.frames(chunk, np.zeros(2, np.int64)) for chunk in chunks)
+        if not 0 < scale < math.inf:
+            raise InputError(
+                f'{self.scan.name}: the measured pixels hold no counts, or the probe sends no photons to them: check '
+                'the bad-pixel mask, and that the patterns have their zero frequency at the centre.'
+            )
+        return scale

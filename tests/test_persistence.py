@@ -46,6 +46,18 @@ def test_round_trip(model: TrainedModel, tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ['model.safetensors']
 
 
+def test_a_header_length_that_looks_like_a_pickle_is_no_pickle(model: TrainedModel, tmp_path: Path) -> None:
+    path = tmp_path / 'model.safetensors'
+    for padding in range(0, 300, 8):
+        # Grow the header until the file starts like a Python pickle.
+        header = model.header.model_copy(update={'versions': {'padding': 'x' * padding}})
+        save_model(path, replace(model, weights={}, header=header))
+        if path.read_bytes()[:1] == b'\x80':
+            break
+    assert path.read_bytes()[:1] == b'\x80'
+    assert read_model_header(path) == header
+
+
 def test_the_header_is_read_without_torch(model: TrainedModel, tmp_path: Path) -> None:
     path = tmp_path / 'model.safetensors'
     save_model(path, model)
@@ -102,7 +114,8 @@ def test_safetensors_of_somebody_else_is_refused(tmp_path: Path) -> None:
     ('change', 'message'),
     [
         ({'backend': 'PtychoPINN (TensorFlow)'}, r'PtychoPINN \(TensorFlow\).*PtychoPINN \(PyTorch\)'),
-        ({'format_version': 99}, 'format 99'),
+        ({'format_version': 99, 'news': 1}, 'format 99.*format 1'),
+        ({'backend': None}, 'names no backend'),
         ({'surprise': 1}, 'surprise'),
     ],
 )

@@ -117,7 +117,7 @@ def test_previews_progress_and_stop(model: TrainedModel) -> None:
 
     scan, truth = make_scan()
     listener = Listener()
-    result = reconstruct(scan, model, InferenceConfig(preview_interval=2), listener)
+    result = reconstruct(scan, model, InferenceConfig(steps=20, preview_interval=2), listener)
     assert listener.progress == [(1, 20), (2, 20), (3, 20), (4, 20)]
     assert listener.previews == [truth.shape] * 2
     assert np.isfinite(result.object_array).all()

@@ -86,9 +86,7 @@ class GroupedScan(Mapping[str, Array]):
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
-        guess = self.scan.object_guess
-        is_flat = bool((guess == guess.flat[0]).all())
-        return tuple(key for key in self._makers if not (is_flat and key == 'Y'))
+        return tuple(key for key in self._makers if not (self.scan.is_flat and key == 'Y'))
 
     def _amplitudes(self) -> Array:
         height, width = self.scan.pattern_shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CountsAre = Literal['auto', 'counts', 'amplitude']
 
 REQUIRED_KEYS = ('diff3d', 'xcoords', 'ycoords', 'probeGuess')
-OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers')
+OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity')
 
 MIN_EVIDENCE = 100
 """Pattern values that must bear witness before a file is taken as amplitudes."""
@@ -37,7 +37,7 @@ def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto') -> RawScan:
 
     Positions are ``ycoords``, ``xcoords`` (object pixels); ``objectGuess`` may be absent (see
     :func:`~ptychopinn_torch_plugin.data.scan.make_raw_scan` for the grid made then), as may ``bad_pixels``,
-    ``scan_index`` and ``fresnel_numbers`` (a key that :func:`write_training_npz` adds).
+    ``scan_index``, and the keys ``fresnel_numbers`` and ``diff3d_quantity`` that :func:`write_training_npz` adds.
 
     Args:
         path: the file.
@@ -66,7 +66,7 @@ def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto') -> RawScan:
         stack = check_pattern_stack(arrays['diff3d'])
         bad_pixels = check_bad_pixels(arrays.get('bad_pixels'), (stack.shape[1], stack.shape[2]))
         return make_raw_scan(
-            _to_counts(stack, ~bad_pixels, counts_are, path),
+            _to_counts(stack, ~bad_pixels, _stated_quantity(arrays, counts_are, path), path),
             np.stack([arrays['ycoords'], arrays['xcoords']], axis=-1),
             arrays['probeGuess'],
             bad_pixels=bad_pixels,
@@ -82,8 +82,9 @@ def write_training_npz(path: Path, scan: RawScan) -> None:
     """Write ``scan`` to a training file of the counts dialect, with the keys of Ptychodus' own export.
 
     ``diff3d`` keeps the dtype of the counts and ``bad_pixels`` the mask; the pixels below it are written as they are.
-    The pixel Fresnel numbers go into one more key, ``fresnel_numbers`` (y, x), that other readers may ignore. The file
-    appears under its name when it is complete; a file of that name is replaced.
+    Two more keys, that other readers may ignore, keep what those lose: ``fresnel_numbers`` (y, x), and
+    ``diff3d_quantity`` = 'counts', which settles the dialect. The file appears under its name when it is complete; a
+    file of that name is replaced.
 
     Raises:
         OSError: the file cannot be written.
@@ -105,10 +106,23 @@ def write_training_npz(path: Path, scan: RawScan) -> None:
                 objectGuess=scan.object_guess,
                 scan_index=np.zeros(scan.size, dtype=np.int64),
                 fresnel_numbers=np.asarray(scan.fresnel_numbers),
+                diff3d_quantity=np.array('counts'),
             )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _stated_quantity(arrays: dict[str, npt.NDArray[Any]], counts_are: CountsAre, path: Path) -> CountsAre:
+    """What the caller says, else what the file says of itself, else 'auto'."""
+    stated = str(arrays['diff3d_quantity']) if 'diff3d_quantity' in arrays else 'auto'
+    if stated not in ('auto', 'counts', 'amplitude'):
+        raise InputError(f"diff3d_quantity is '{stated}': it must be 'counts' or 'amplitude'.")
+    if counts_are != 'auto':
+        return counts_are
+    if stated != 'auto':
+        logger.info('%s: the file says that diff3d holds %s.', path, stated)
+    return cast(CountsAre, stated)
 
 
 def _check_lengths(headers: dict[str, ArrayHeader], path: Path) -> None:

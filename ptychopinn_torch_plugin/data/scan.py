@@ -53,7 +53,7 @@ class RawScan:
 
     fresnel_numbers: tuple[float, float] = (0.0, 0.0)
     """Pixel Fresnel numbers ``pixel**2 / (wavelength * distance)`` along (y, x): they set the quadratic phase that the
-    far-field transform keeps (see ``physics/forward.py``). Zero where the geometry is not known."""
+    far-field transform keeps (see ``physics/propagation.py``). Zero where the geometry is not known."""
 
     name: str = field(default='scan')
     """What messages call this scan."""
@@ -67,6 +67,12 @@ class RawScan:
     def pattern_shape(self) -> tuple[int, int]:
         """Height and width of a pattern in pixels."""
         return int(self.counts.shape[1]), int(self.counts.shape[2])
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the object guess says nothing: the same value everywhere, to a millionth."""
+        first = self.object_guess.flat[0]
+        return bool(np.abs(self.object_guess - first).max() <= 1e-6 * max(float(np.abs(first)), 1.0))
 
     @property
     def object_shape(self) -> tuple[int, int]:

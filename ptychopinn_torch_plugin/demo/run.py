@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, load_workflow_folder
 from ..errors import InputError, PtychoPINNError
+from ..persistence import MODEL_FILE
 from .simulate import TRUTH_FILE, ScanPlan, simulate_scan
 
 ALGORITHM = 'PtychoPINN (PyTorch)_PINN'
-MODEL_FILE = 'model.safetensors'
 PICTURE_FILE = 'picture.png'
 SCORES_FILE = 'scores.json'
 SETTINGS_FILE = 'settings.ini'

@@ -36,6 +36,8 @@ class ScanPlan:
     photons: float = 1e6
     """Photons per frame where the sample is transparent."""
     defocus_m: float = 1.3e-3
+    modes: int = 1
+    """Incoherent probe modes; the first one holds 70 % of the power where there are more."""
     assumed_defocus_factor: float = 1.0
     """The product handed out has a probe with the defocus times this factor; 1 hands out the true probe."""
     noise: bool = True
@@ -153,7 +155,20 @@ def _probe(plan: ScanPlan, geometry: ProbeGeometry, defocus_factor: float) -> Pr
         photon_wavelength_m=energy_eV_to_wavelength_m(plan.photon_energy_ev),
         defocus_distance_m=plan.defocus_m * defocus_factor,
     )
-    return rescale_probe_intensity(probe, plan.photons)
+    return rescale_probe_intensity(_with_modes(probe, plan.modes), plan.photons)
+
+
+def _with_modes(probe: Probe, modes: int) -> Probe:
+    """Add weaker orthogonal modes, as a vibrating or partly coherent beam has them."""
+    from ptychodus.api.probe import Probe
+
+    if modes == 1:
+        return probe
+    beam = probe.get_incoherent_mode(0)
+    gradients = np.stack([beam, *np.gradient(beam), *np.gradient(np.gradient(beam)[0])][:modes])
+    basis = np.linalg.qr(gradients.reshape(modes, -1).T)[0].T.reshape(gradients.shape)
+    powers = np.array([0.7] + [0.3 / (modes - 1)] * (modes - 1))
+    return Probe(basis * np.sqrt(powers)[:, None, None], probe.get_pixel_geometry())
 
 
 def _sample(plan: ScanPlan, geometry: ObjectGeometry, rng: np.random.Generator) -> Object:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
 
-from ..data.npz import read_training_npz
+from ..data.npz import read_training_npz, write_training_npz
 from ..data.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
 from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
 from ..errors import InputError, ModelFileError, ModelNotLoadedError, TrainingError
-from ..persistence import MODEL_SUFFIX, read_model_header, write_atomically
+from ..persistence import MODEL_FILE, MODEL_SUFFIX, read_model_header, write_atomically
 from ..worker import messages
 from ..worker.job import open_job, read_preview, read_result
 from ..worker.process import run_job
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ..data.scan import RawScan
 
 LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
-MODEL_FILE_NAME: Final = f'model{MODEL_SUFFIX}'
 
 _YIELD_INTERVAL_S: Final = 0.5
 """Between two values yielded for the progress bar alone; each costs the window a redraw."""
@@ -110,7 +109,7 @@ class PtychoPINNReconstructor(TrainableReconstructor):
         if self._model_file is None:
             raise ModelNotLoadedError(
                 f'There is no {self._name} model to {purpose}: train one first, or load one (in the window: Load Model '
-                f'in the menu beside Infer; in batch mode: a file named {MODEL_FILE_NAME} in the input folder).'
+                f'in the menu beside Infer; in batch mode: a file named {MODEL_FILE} in the input folder).'
             )
 
         if not self._model_file.is_file():
@@ -144,9 +143,8 @@ class PtychoPINNReconstructor(TrainableReconstructor):
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
         """Write ``parameters`` as a training NPZ (counts, not amplitudes) that :meth:`train` reads."""
-        from ptychodus.api.io import save_ptychopinn_training_data
-
-        save_ptychopinn_training_data(file_path, parameters)
+        # The host's own writer fills bad pixels in and drops the quadratic phase: training would not be the same.
+        write_training_npz(file_path, scan_from_reconstruct_input(parameters))
 
     def _read_training_scans(self, folder: Path) -> list[RawScan]:
         """Find training data: NPZ files in the folder, then the host's files in it, then the selected product.
@@ -194,7 +192,7 @@ class PtychoPINNReconstructor(TrainableReconstructor):
             WorkerError: the worker failed or died.
         """
         with self._run('Training'):
-            model_file = Path(output_path).absolute() / MODEL_FILE_NAME
+            model_file = Path(output_path).absolute() / MODEL_FILE
             before = _fingerprint(model_file)
             losses = _Losses()
             yield losses.output(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ MOMENTUM_LIMIT = 0.93
 LOW_FREQUENCY = 0.03
 """Cycles per pixel below which the phase is pushed harder: slow phases are what a plain gradient learns last."""
 LOW_FREQUENCY_GAIN = 10.0
+UNIT_FLOOR = 1e-3
+"""Keeps the local phase defined where the object is opaque."""
 
 
 def low_frequency_filter(shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -51,7 +54,7 @@ class UnrolledGenerator(Generator):
         self.steps = config.steps
         self.memory_channels = config.memory_channels
         self.network = UNet(
-            5 + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
+            6 + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
         )
         self.log_step_sizes = nn.Parameter(torch.full((config.steps,), math.log(1.2)))
 
@@ -67,23 +70,63 @@ class UnrolledGenerator(Generator):
         weight = illumination * preconditioner
         gain = low_frequency_filter((start.shape[-2], start.shape[-1]), start.device)
         canvas, velocity = start, torch.zeros_like(start)
-        memory = start.real.new_zeros((start.shape[0], self.memory_channels, *start.shape[-2:]))
+        turn = _Turn.random() if self.training else _Turn(0, mirrored=False)
+        memory = turn.forth(start.real.new_zeros((start.shape[0], self.memory_channels, *start.shape[-2:])))
         for step in range(self.steps if steps is None else steps):
             direction = _push_slow_phases(descend(canvas) * preconditioner, canvas, gain)
             size = self.log_step_sizes[min(step, self.steps - 1)].exp()
             velocity = momentum_schedule(step) * velocity + size * direction
             canvas = canvas + velocity
-            correction, memory = self._correct(canvas, direction, weight, memory)
-            canvas = canvas + correction
+            correction, memory = self._correct(turn.forth(canvas), turn.forth(direction), turn.forth(weight), memory)
+            canvas = canvas + turn.back(correction)
             yield canvas
 
     def _correct(self, canvas: Tensor, direction: Tensor, weight: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's say: a complex correction of the canvas and the memory for the next step."""
-        features = torch.stack([canvas.real - 1.0, canvas.imag, direction.real, direction.imag, weight], dim=1)
-        answer = self.network(torch.cat([features, memory], dim=1))
+        """The network's say: a complex correction of the canvas and the memory for the next step.
+
+        Everything is seen and said relative to the local phase of the canvas. A constant phase, which no pattern
+        fixes, then changes nothing, and a network trained on one range of phases serves another.
+        """
+        unit = canvas / torch.sqrt(canvas.real.square() + canvas.imag.square() + UNIT_FLOOR)
+        relative = direction * unit.conj()
+        slope_y, slope_x = (_phase_slope(unit, axis) for axis in (-2, -1))
+        features = [canvas.abs() - 1.0, relative.real, relative.imag, slope_y, slope_x, weight]
+        answer = self.network(torch.cat([torch.stack(features, dim=1), memory], dim=1))
         # Bounded, so that a network that meets a scan unlike its training scans cannot run away step by step.
         bounded = torch.tanh(answer[:, :2]) * weight[:, None]
-        return torch.complex(bounded[:, 0], bounded[:, 1]), torch.tanh(memory + answer[:, 2:])
+        correction = unit * torch.complex(bounded[:, 0], bounded[:, 1])
+        return correction, torch.tanh(memory + answer[:, 2:])
+
+
+class _Turn(NamedTuple):
+    """A rotation by quarter turns, and a mirror: what a canvas looks like from another side.
+
+    In training every group is shown from a random side, because which way is up teaches nothing.
+    """
+
+    quarters: int
+    mirrored: bool
+
+    @classmethod
+    def random(cls) -> _Turn:
+        """One of the eight sides, by torch's random generator."""
+        side = int(torch.randint(8, ()))
+        return cls(side % 4, mirrored=side >= 4)
+
+    def forth(self, image: Tensor) -> Tensor:
+        """Turn ``(..., h, w)``."""
+        turned = torch.rot90(image, self.quarters, dims=(-2, -1))
+        return turned.flip(-1) if self.mirrored else turned
+
+    def back(self, image: Tensor) -> Tensor:
+        """Undo :meth:`forth`."""
+        straight = image.flip(-1) if self.mirrored else image
+        return torch.rot90(straight, -self.quarters, dims=(-2, -1))
+
+
+def _phase_slope(unit: Tensor, axis: int) -> Tensor:
+    """Sine of the phase step from each pixel to the next along ``axis`` (cyclic), ``(B, h, w)`` real."""
+    return (unit.conj() * unit.roll(-1, dims=axis)).imag
 
 
 def _push_slow_phases(direction: Tensor, canvas: Tensor, gain: Tensor) -> Tensor:

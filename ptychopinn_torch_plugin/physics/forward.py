@@ -17,7 +17,7 @@ from .frames import gather, merge
 from .propagation import backpropagate, propagate
 
 AMPLITUDE_EPS = 1e-12
-"""Added to intensities, relative to nothing: it only keeps the square root differentiable at zero counts."""
+"""Photons added to intensities: far below any count, it keeps the square root differentiable at zero."""
 
 
 class Frames(NamedTuple):

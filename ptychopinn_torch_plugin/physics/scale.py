@@ -21,7 +21,8 @@ def fit_probe_scale(batches: Iterable[Frames]) -> float:
         batches: frames of the scan, with probes of any one scale; only measured pixels count.
 
     Returns:
-        A positive number ``s``: with ``s * probe``, ``sum |P|^2`` is the mean number of photons per frame.
+        A number ``s``: with ``s * probe``, ``sum |P|^2`` is the mean number of photons per frame. NaN if no simulated
+        power falls on the measured pixels.
     """
     measured = simulated = 0.0
     with torch.no_grad():
@@ -33,4 +34,4 @@ def fit_probe_scale(batches: Iterable[Frames]) -> float:
             )
             measured += float((frames.amplitudes.square() * frames.good_pixels).sum(dtype=torch.float64))
             simulated += float((model * frames.good_pixels).sum(dtype=torch.float64))
-    return math.sqrt(measured / simulated)
+    return math.sqrt(measured / simulated) if simulated > 0 else math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..config import DataConfig
+from ..data.container import PtychoDataContainerTorch
 from ..data.grouping import compact_windows, draw_groups
 from ..physics.forward import Frames
 from ..tensors import ScanTensors
@@ -110,7 +111,7 @@ class TrainingBatches(IterableDataset[Batch]):
         drawn = [
             (index, groups)
             for index in range(len(self._scans))
-            for groups in _chunks(self._draw(index, rng), self._batch_size)
+            for groups in _chunks(self._container(index, rng).nn_indices, self._batch_size)
         ]
         for number in rng.permutation(len(drawn)):
             index, groups = drawn[number]
@@ -122,28 +123,36 @@ class TrainingBatches(IterableDataset[Batch]):
     def _size(self, index: int) -> int:
         return min(self._config.group_size, self._positions[index].size)
 
-    def _draw(self, index: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    def _container(self, index: int, rng: np.random.Generator) -> PtychoDataContainerTorch:
+        """The groups of one scan for one epoch."""
+        scan = self._scans[index].scan
         members = self._positions[index]
         count = self._groups(index)
         # Anchors without replacement as far as they last: an epoch sees all of the scan.
         rounds = [rng.permutation(members) for _ in range(-(-count // members.size))]
-        return draw_groups(
-            self._scans[index].scan.positions,
+        groups = draw_groups(
+            scan.positions,
             self._size(index),
             min(self._config.neighbor_count, members.size - 1),
             anchors=np.concatenate(rounds)[:count],
             candidates=members,
             rng=rng,
         )
+        return PtychoDataContainerTorch.from_scan(scan, groups)
 
 
 class ValidationBatches(IterableDataset[Batch]):
     """Windows in which the network sees the training positions and is judged by the held-out ones."""
 
     def __init__(
-        self, scans: Sequence[ScanTensors], held_out: Sequence[npt.NDArray[np.integer]], group_size: int
+        self,
+        scans: Sequence[ScanTensors],
+        held_out: Sequence[npt.NDArray[np.integer]],
+        group_size: int,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._scans = scans
+        self._should_stop = should_stop
         size = max(group_size, MIN_VALIDATION_WINDOW)
         self._windows = [
             (index, *window)
@@ -156,8 +165,10 @@ class ValidationBatches(IterableDataset[Batch]):
         return len(self._windows)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield one batch of one window each; the same in every epoch."""
+        """Yield one batch of one window each; the same in every epoch. Ends early when the run shall stop."""
         for index, inputs, scored in self._windows:
+            if self._should_stop():
+                return
             yield _Canvases(self._scans[index]).batch(inputs[None], scored[None])
 
 

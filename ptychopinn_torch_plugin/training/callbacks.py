@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from .module import TRAINING_LOSS, VALIDATION_LOSS, PtychoPINNModule
 logger = logging.getLogger(__name__)
 
 Weights = dict[str, npt.NDArray[np.float32]]
-SaveBest = Callable[[Weights, tuple[LossRecord, ...]], None]
+SaveModel = Callable[[Weights, tuple[LossRecord, ...]], None]
 
 
 class EpochCallback(pl.Callback):
@@ -49,28 +50,25 @@ class ObserverCallback(pl.Callback):
     ) -> None:
         """Report progress; stop if asked."""
         self._observer.on_progress(trainer.global_step, self._steps)
-        self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: ANN401
-        """Stop if asked."""
-        self._stop_if_asked(trainer)
-
-    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if self._observer.should_stop():
             trainer.should_stop = True
 
 
 class BestModelCallback(pl.Callback):
-    """Keeps the history, and writes the model whenever it is the best so far, before its loss is reported."""
+    """Keeps the history and the best weights on disk: after every epoch, before its losses are reported."""
 
-    def __init__(self, observer: Observer, save: SaveBest) -> None:
+    def __init__(self, observer: Observer, save: SaveModel) -> None:
         self._observer = observer
         self._save = save
         self._history: list[LossRecord] = []
-        self._best: float | None = None
+        self._best_loss = math.inf
+        self._best_weights: Weights | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the epoch (Lightning has validated by now), write, report."""
+        """Judge the epoch (Lightning has validated by now), write, report; an epoch cut short is not judged."""
+        if self._observer.should_stop():
+            return
         assert isinstance(pl_module, PtychoPINNModule)  # noqa: S101 - the Trainer of this package runs no other
         metrics = trainer.callback_metrics
         training = float(metrics[TRAINING_LOSS])
@@ -78,9 +76,10 @@ class BestModelCallback(pl.Callback):
         record = LossRecord(trainer.current_epoch + 1, training, validation)
         self._history.append(record)
         judged = training if validation is None else validation
-        if self._best is None or judged < self._best:
-            self._best = judged
-            self._write(pl_module)
+        if self._best_weights is None or judged < self._best_loss:
+            self._best_loss = judged
+            self._best_weights = _weights(pl_module)
+        self._save(self._best_weights, tuple(self._history))
         logger.info(
             'Epoch %d of %s: loss %.4f%s.',
             record.epoch,
@@ -92,9 +91,10 @@ class BestModelCallback(pl.Callback):
 
     def ensure_model(self, module: PtychoPINNModule) -> None:
         """Write the model as it is if no epoch has ended: a run that was stopped early leaves one, too."""
-        if self._best is None:
-            self._write(module)
+        if self._best_weights is None:
+            self._save(_weights(module), ())
 
-    def _write(self, module: PtychoPINNModule) -> None:
-        weights = {name: tensor.detach().cpu().numpy() for name, tensor in module.generator.state_dict().items()}
-        self._save(weights, tuple(self._history))
+
+def _weights(module: PtychoPINNModule) -> Weights:
+    """A copy of the network's weights on the CPU."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.generator.state_dict().items()}

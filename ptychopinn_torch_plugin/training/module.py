@@ -36,21 +36,31 @@ class PtychoPINNModule(pl.LightningModule):
             loss = supervised_loss(self.generator, batch)
         else:
             loss = pinn_training_loss(self.generator, batch, self.config.training.likelihood)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f'The training loss is not finite in epoch {self.current_epoch + 1}, batch {batch_index + 1}: the best '
-                'model so far is kept; lower the learning rate, and look for impossible counts among the patterns.'
-            )
+        self._refuse_nonfinite(
+            loss, f'training loss is not finite in epoch {self.current_epoch + 1}, batch {batch_index + 1}'
+        )
         self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(batch.reference))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the loss on held-out positions."""
+        """Log the loss on held-out positions.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         if self.config.model.model_type == 'supervised':
             loss = supervised_loss(self.generator, batch)
         else:
             loss = pinn_validation_loss(self.generator, batch, self.config.training.likelihood)
+        self._refuse_nonfinite(loss, f'loss on held-out positions is not finite after epoch {self.current_epoch + 1}')
         self.log(VALIDATION_LOSS, loss, on_step=False, on_epoch=True, batch_size=batch.scored.amplitudes.shape[1])
+
+    def _refuse_nonfinite(self, loss: Tensor, what: str) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f'The {what}: the best model so far is kept; lower the learning rate, and look for impossible counts '
+                'among the patterns.'
+            )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of Lightning's many forms
         """AdamW under a one-cycle schedule (L. N. Smith & N. Topin, arXiv:1708.07120)."""

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch.utils.data import DataLoader
 
 from ..config import Config
-from ..data.grouping import split_positions
 from ..data.scan import RawScan
 from ..devices import select_device, use_threads
 from ..errors import InputError
@@ -24,6 +21,7 @@ from ..observer import Observer, SilentObserver
 from ..persistence import (
     BACKEND,
     FORMAT_VERSION,
+    MODEL_FILE,
     LossEntry,
     ModelHeader,
     TrainedModel,
@@ -32,22 +30,18 @@ from ..persistence import (
 )
 from ..tensors import ScanTensors
 from ..types import LossRecord
-from .batches import TrainingBatches, ValidationBatches
 from .callbacks import BestModelCallback, EpochCallback, ObserverCallback, Weights
+from .datamodule import PtychoPINNDataModule
 from .module import PtychoPINNModule
 
 logger = logging.getLogger(__name__)
-
-MODEL_FILE = 'model.safetensors'
-PATTERNS_PER_STEP = 64
-"""Patterns in one optimiser step where the batch size is left to the package."""
 
 
 def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observer: Observer | None = None) -> Path:
     """Train on ``scans`` and write ``model.safetensors`` and ``training_log/metrics.csv`` into ``output_folder``.
 
-    The model is written whenever it is the best so far by the loss on held-out positions (by the training loss if
-    none are held out); when the observer asks to stop, the best one stays.
+    The best model so far by the loss on held-out positions (by the training loss if none are held out) is on disk
+    after every epoch, with the history up to then; when the observer asks to stop, it stays.
 
     Args:
         scans: one or more validated scans; one model learns from all of them.
@@ -70,41 +64,33 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
     observer = observer or SilentObserver()
     use_threads(config.training.threads)
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
-    tensors = [ScanTensors(scan, select_device(config.training.accelerator)) for scan in scans]
-    training, held_out = _split(scans, config)
-    batches = TrainingBatches(tensors, training, config.data, _batch_size(config), config.training.seed)
-    validation = ValidationBatches(tensors, held_out, config.data.group_size)
+    device = select_device(config.training.accelerator)
+    tensors = [ScanTensors(scan, device) for scan in scans]
+    data = PtychoPINNDataModule(tensors, config, observer.should_stop)
     module = PtychoPINNModule(config)
-    steps = config.training.epochs * len(batches)
-    _log_plan(scans, config, batches, validation, tensors[0].device)
+    steps = config.training.epochs * len(data.training)
+    _log_plan(scans, config, data, device)
     model_path = output_folder / MODEL_FILE
 
     def save(weights: Weights, history: tuple[LossRecord, ...]) -> None:
         save_model(model_path, _trained_model(config, scans, tensors[0], weights, history))
 
     best = BestModelCallback(observer, save)
-    callbacks: list[pl.Callback] = [EpochCallback(batches), ObserverCallback(observer, steps), best]
-    trainer = _trainer(config, output_folder, callbacks, validation_batches=len(validation))
+    callbacks: list[pl.Callback] = [EpochCallback(data.training), ObserverCallback(observer, steps), best]
+    trainer = _trainer(config, output_folder, callbacks, validation_batches=len(data.validation))
     with warnings.catch_warnings():
-        # Batches are gathered in this process on purpose: workers would hold the patterns a second time.
         warnings.filterwarnings('ignore', message='.*does not have many workers.*')
         warnings.filterwarnings('ignore', message='.*IterableDataset. has `__len__` defined.*')
         warnings.filterwarnings('ignore', message='.*isinstance.treespec, LeafSpec.*')
-        _fit(trainer, module, batches, validation, observer)
+        _fit(trainer, module, data, observer)
     best.ensure_model(module)
     logger.info('The model is in %s.', model_path)
     return model_path
 
 
-def _fit(
-    trainer: pl.Trainer,
-    module: PtychoPINNModule,
-    batches: TrainingBatches,
-    validation: ValidationBatches,
-    observer: Observer,
-) -> None:
+def _fit(trainer: pl.Trainer, module: PtychoPINNModule, data: PtychoPINNDataModule, observer: Observer) -> None:
     try:
-        trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(validation, batch_size=None))
+        trainer.fit(module, datamodule=data)
     except SIGTERMException:
         # Lightning turns SIGTERM into this error; for a run that was asked to stop it is the orderly end.
         if not observer.should_stop():
@@ -112,21 +98,11 @@ def _fit(
 
 
 def _refuse_flat(scan: RawScan) -> None:
-    if float(np.ptp(np.abs(scan.object_guess))) + float(np.ptp(np.angle(scan.object_guess))) < 1e-6:
+    if scan.is_flat:
         raise InputError(
             f'The object of {scan.name} is flat, but "Supervised" learns from a reference object: choose a product '
             'that was reconstructed before, or train "PINN", which needs no reference.'
         )
-
-
-def _split(scans: Sequence[RawScan], config: Config) -> tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]:
-    rng = np.random.default_rng(config.training.seed)
-    parts = [split_positions(scan.size, config.data.validation_fraction, rng) for scan in scans]
-    return [part[0] for part in parts], [part[1] for part in parts]
-
-
-def _batch_size(config: Config) -> int:
-    return config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size)
 
 
 def _trainer(
@@ -150,13 +126,7 @@ def _trainer(
     )
 
 
-def _log_plan(
-    scans: Sequence[RawScan],
-    config: Config,
-    batches: TrainingBatches,
-    validation: ValidationBatches,
-    device: torch.device,
-) -> None:
+def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModule, device: torch.device) -> None:
     smallest = min(scan.size for scan in scans)
     if smallest < config.data.group_size:
         logger.warning(
@@ -171,8 +141,8 @@ def _log_plan(
         sum(scan.size for scan in scans),
         device,
         config.training.epochs,
-        len(batches),
-        len(validation),
+        len(data.training),
+        len(data.validation),
     )
 
 

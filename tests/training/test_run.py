@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from ptychopinn_torch_plugin.config import Config, InferenceConfig, parse_config
@@ -63,7 +64,7 @@ def test_training_lowers_the_loss_on_held_out_positions(model_type: str, likelih
     assert min(validation) < 0.95 * validation[0]
     assert recorder.progress[-1][0] == recorder.progress[-1][1] == 40 * 2
     model = load_model(path)
-    assert [record.validation for record in model.losses][-1] == min(validation)
+    assert [record.validation for record in model.losses] == validation
     assert reconstruct(scan, model, InferenceConfig(accelerator='cpu')).losses == model.losses
 
 
@@ -150,3 +151,31 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, monkeypatch: py
     with pytest.raises(TrainingError, match='epoch 3, batch 1'):
         train([scan], small(), tmp_path)
     assert load_model(tmp_path / 'model.safetensors').build()
+
+
+def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation is made to get worse after the second epoch: the file holds that epoch's weights, and all losses."""
+    epoch_losses = iter([3.0, 1.0, 2.0, 5.0])
+
+    def judged(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
+        return torch.tensor(losses[0])
+
+    losses = [0.0]
+
+    class Follower(Recorder):
+        def on_progress(self, done: int, goal: int) -> None:
+            super().on_progress(done, goal)
+            if done % 2 == 0:  # the last batch of an epoch: its validation comes next
+                losses[0] = next(epoch_losses)
+
+    monkeypatch.setattr('ptychopinn_torch_plugin.training.module.pinn_validation_loss', judged)
+    scan, _ = make_scan()
+    models = []
+    for name, epochs in (('short', 2), ('long', 4)):
+        epoch_losses = iter([3.0, 1.0, 2.0, 5.0])
+        config = small(training={'epochs': epochs})
+        monkeypatch.setattr('torch.optim.lr_scheduler.OneCycleLR.get_lr', lambda self: [1e-3])
+        models.append(load_model(train([scan], config, tmp_path / name, Follower())))
+    short, long = models
+    assert [record.validation for record in long.losses] == [3.0, 1.0, 2.0, 5.0]
+    assert all(np.array_equal(long.weights[key], short.weights[key]) for key in short.weights)
