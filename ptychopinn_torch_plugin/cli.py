@@ -253,3 +253,7 @@ def _listening(title: str, unit: str) -> Iterator[_BarObserver]:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigurationError
 
@@ -127,10 +127,17 @@ class TrainingConfig(_Frozen):
     accelerator: Accelerator = setting(
         'auto', 'Accelerator', 'Device to train on. "auto" takes a GPU where there is one.'
     )
-    devices: int = setting(1, 'Devices', 'GPUs to train on.', unit='devices', ge=1, le=1)
+    devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
     threads: int = setting(
         0, 'CPU threads', 'Threads for the computation on a CPU. 0 takes all cores.', unit='threads', ge=0, le=1024
     )
+
+    @field_validator('devices')
+    @classmethod
+    def _is_one(cls, devices: int) -> int:
+        if devices != 1:
+            raise ValueError('a scan is trained on with one device at a time, choose 1')
+        return devices
 
 
 class InferenceConfig(_Frozen):
@@ -184,6 +191,12 @@ class Config(_Frozen):
     inference: InferenceConfig = InferenceConfig()
 
 
+def reason(item: Mapping[str, Any]) -> str:
+    """Why a field was refused, from an entry of :meth:`pydantic.ValidationError.errors`."""
+    # Messages of our own validators come with a prefix that says nothing to a user.
+    return str(item['msg']).removeprefix('Value error, ')
+
+
 def parse_config(tree: Mapping[str, Any]) -> Config:
     """Build a :class:`Config` from nested mappings, for example ``{'training': {'epochs': 5}}``.
 
@@ -194,7 +207,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         lines = [
-            f'{".".join(str(part) for part in item["loc"])} = {item["input"]!r}: {item["msg"]}'
+            f'{".".join(str(part) for part in item["loc"])} = {item["input"]!r}: {reason(item)}'
             for item in error.errors()
         ]
         raise ConfigurationError('These settings cannot be used: ' + '; '.join(lines) + '.') from error

@@ -6,12 +6,13 @@ This is the one module of the package that imports Qt.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from ptychodus.api.parameters import BooleanParameter, IntegerParameter, RealParameter, StringParameter
 from ptychodus.controller.parameters import ParameterViewBuilder
 from ptychodus.controller.processing import ReconstructorViewControllerFactory
 from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QLabel, QWidget
+from PyQt5.QtWidgets import QGroupBox, QLabel, QWidget
 
 from .library import PtychoPINNPyTorchLibrary
 from .settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_fields
@@ -34,19 +35,28 @@ class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
         """Build the panel: boxes Data, Model, Training and Inference; labels with units, tool tips."""
         builder = ParameterViewBuilder()
+        fields = [field for section in SECTIONS for field in iter_setting_fields(section)]
 
-        for section in SECTIONS:
-            for field in iter_setting_fields(section):
-                _add_row(builder, self._library.settings, field)
+        for field in fields:
+            _add_row(builder, self._library.settings, field)
 
-        return builder.build_widget()
+        panel = builder.build_widget()
+        _finish_labels(panel, {(_box(field), _label(field)): field.tip for field in fields})
+        return panel
+
+
+def _box(field: SettingField) -> str:
+    return field.section.capitalize()
+
+
+def _label(field: SettingField) -> str:
+    return f'{field.caption}:'
 
 
 def _add_row(builder: ParameterViewBuilder, settings: PtychoPINNSettings, field: SettingField) -> None:
     """Add the widget that fits the field's type to the box of its section."""
     parameter = settings.get_parameter(field.section, field.name)
-    label = f'{field.caption}:'
-    group = field.section.capitalize()
+    label, group = _label(field), _box(field)
 
     if isinstance(parameter, BooleanParameter):
         builder.add_check_box(parameter, label, tool_tip=field.tip, group=group)
@@ -58,6 +68,18 @@ def _add_row(builder: ParameterViewBuilder, settings: PtychoPINNSettings, field:
         builder.add_decimal_line_edit(parameter, label, tool_tip=field.tip, group=group)
     else:
         raise TypeError(f'{field.section}.{field.name}: no widget for {type(parameter).__name__}.')
+
+
+def _finish_labels(panel: QWidget, tips: Mapping[tuple[str, str], str]) -> None:
+    """Give the labels the tool tips of their fields, and one width, so that the fields of all boxes line up."""
+    labels = [
+        (box, label) for box in panel.findChildren(QGroupBox) for label in box.findChildren(QLabel) if label.text()
+    ]
+    width = max(label.sizeHint().width() for _, label in labels)
+
+    for box, label in labels:
+        label.setMinimumWidth(width)
+        label.setToolTip(tips.get((box.title(), label.text()), ''))
 
 
 class GuardedViewControllerFactory(ReconstructorViewControllerFactory):

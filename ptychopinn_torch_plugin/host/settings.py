@@ -17,7 +17,7 @@ import annotated_types
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..config import Config, DataConfig, InferenceConfig, ModelConfig, TrainingConfig, parse_config
+from ..config import Config, DataConfig, InferenceConfig, ModelConfig, TrainingConfig, parse_config, reason
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -167,6 +167,6 @@ def _name_settings(error: ValidationError) -> ConfigurationError:
     for item in error.errors():
         section, *names = (str(part) for part in item['loc'])
         value = f' = {item["input"]}' if names else ''
-        lines.append(f'[{group_name(section)}] {" ".join(names)}{value}: {item["msg"]}')
+        lines.append(f'[{group_name(section)}] {" ".join(names)}{value}: {reason(item)}')
 
     return ConfigurationError(f'Change these settings of PtychoPINN (PyTorch): {"; ".join(lines)}.')

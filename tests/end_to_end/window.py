@@ -128,11 +128,11 @@ class PtychodusWindow:
         return action
 
     @contextmanager
-    def finished_run(self) -> Iterator[None]:
+    def finished_run(self, seconds: float = 40.0) -> Iterator[None]:
         """Leave the block when the run started in it is over and everything it brought is on display."""
         runs = self.monitor.get_completed_runs()
         yield
-        self.wait(lambda: self.monitor.get_completed_runs() > runs, 'the run ends')
+        self.wait(lambda: self.monitor.get_completed_runs() > runs, 'the run ends', seconds)
         self.settle()
 
     def settle(self) -> None:

@@ -36,6 +36,9 @@ def other_value(field: SettingField) -> object:
     if field.kind is bool:
         return not field.default
 
+    if field.name == 'devices':
+        return field.default  # one is the only legal value
+
     if field.choices:
         return field.choices[-1] if field.choices[-1] != field.default else field.choices[0]
 
