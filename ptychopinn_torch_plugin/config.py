@@ -56,7 +56,7 @@ class DataConfig(_Frozen):
         0,
         'Groups per epoch',
         'Groups drawn in one epoch of training. 0 draws as many as cover every position once on average.',
-        unit='groups',
+        unit='0 = automatic',
         ge=0,
     )
     validation_fraction: float = setting(
@@ -109,7 +109,7 @@ class TrainingConfig(_Frozen):
         0,
         'Batch size',
         'Groups in one optimiser step. 0 takes as many as hold 64 patterns.',
-        unit='groups',
+        unit='groups, 0 = automatic',
         ge=0,
         le=4096,
     )
@@ -129,7 +129,12 @@ class TrainingConfig(_Frozen):
     )
     devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
     threads: int = setting(
-        0, 'CPU threads', 'Threads for the computation on a CPU. 0 takes all cores.', unit='threads', ge=0, le=1024
+        0,
+        'CPU threads',
+        'Threads for the computation on a CPU. 0 takes all cores.',
+        unit='0 = all cores',
+        ge=0,
+        le=1024,
     )
 
     @field_validator('devices')
@@ -147,7 +152,7 @@ class InferenceConfig(_Frozen):
         0,
         'Unrolled steps',
         'Physics steps at inference. 0 takes twice as many as in training.',
-        unit='steps',
+        unit='0 = automatic',
         ge=0,
         le=1000,
     )
@@ -156,7 +161,7 @@ class InferenceConfig(_Frozen):
         'Window size',
         'Positions reconstructed jointly on one canvas. 0 takes the whole scan (best picture); a small window suits '
         'a GPU with little memory.',
-        unit='positions',
+        unit='positions, 0 = all',
         ge=0,
     )
     batch_size: int = setting(
@@ -178,7 +183,12 @@ class InferenceConfig(_Frozen):
         'auto', 'Accelerator', 'Device to reconstruct on. "auto" takes a GPU where there is one.'
     )
     threads: int = setting(
-        0, 'CPU threads', 'Threads for the computation on a CPU. 0 takes all cores.', unit='threads', ge=0, le=1024
+        0,
+        'CPU threads',
+        'Threads for the computation on a CPU. 0 takes all cores.',
+        unit='0 = all cores',
+        ge=0,
+        le=1024,
     )
 
 

@@ -76,12 +76,12 @@ def reconstruct(
     steps = config.steps or DEFAULT_STEPS_FACTOR * model.config.model.steps
     windows = _windows(tensors, config.window_size)
     logger.info(
-        'Reconstructing %d positions of %s on %s: %d window(s), %d steps.',
-        scan.size,
+        'Reconstructing %s (%d positions) with %s: %d steps on %s.',
         scan.name,
+        scan.size,
         device,
-        len(windows),
         steps,
+        'one canvas' if len(windows) == 1 else f'each of {len(windows)} windows',
     )
     run = _Run(tensors, generator, config, steps, len(windows) * steps, observer)
     with torch.inference_mode():

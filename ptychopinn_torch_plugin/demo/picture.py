@@ -12,7 +12,7 @@ Titled = tuple[str, npt.NDArray[np.complexfloating]]
 
 
 def draw_objects(objects: Sequence[Titled], pixel_m: tuple[float, float], title: str, file: Path) -> None:
-    """Draw objects as a PNG: amplitudes above, phases below, axes in micrometres.
+    """Draw objects as a PNG: amplitudes above phases (beside them for one object), axes in micrometres.
 
     Args:
         objects: title and complex ``(h, w)`` array of each; the first one sets the colour scales.
@@ -23,9 +23,10 @@ def draw_objects(objects: Sequence[Titled], pixel_m: tuple[float, float], title:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(objects) + 0.8, 8.6), layout='constrained')
+    alone = len(objects) == 1
+    figure = Figure(figsize=(10.4, 4.6) if alone else (4.6 * len(objects) + 0.8, 8.6), layout='constrained')
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(objects), squeeze=False)
+    axes = figure.subplots(1, 2).reshape(2, 1) if alone else figure.subplots(2, len(objects))
     figure.suptitle(title)
     height, width = objects[0][1].shape
     extent = (0.0, width * pixel_m[1] * 1e6, height * pixel_m[0] * 1e6, 0.0)

@@ -6,6 +6,7 @@ tells how.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from ptychodus.controller.processing import ReconstructorViewControllerFactory
 
 ENTRY_POINT_GROUP: Final = 'ptychodus.reconstructors'
+
+
+def _call_at_once(function: Callable[[], None]) -> None:
+    function()
 
 
 class ReconstructorPlugin(Protocol):
@@ -46,6 +51,10 @@ class HostRun:
 
     writes_intermediate_products: bool
     """True where the host writes every yielded product to a file (batch mode), so previews are not wanted."""
+
+    call_when_shown: Callable[[Callable[[], None]], None] = _call_at_once
+    """Call a function in the window's thread once everything yielded so far is on display. The host redraws its window
+    for every product; a reconstructor that yields faster than that freezes the window, Stop button included."""
 
 
 @runtime_checkable

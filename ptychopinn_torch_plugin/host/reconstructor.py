@@ -37,6 +37,12 @@ LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
 _YIELD_INTERVAL_S: Final = 0.5
 """Between two values yielded for the progress bar alone; each costs the window a redraw."""
 
+_SHOW_INTERVAL_S: Final = 1.0
+"""Least time between two products shown; the host itself looks for news once a second."""
+
+_SHOW_PATIENCE_S: Final = 10.0
+"""Where nothing is shown (no window), a product is yielded so often all the same: only then Stop is looked at."""
+
 _PATTERNS_MEMBER: Final = 'diff3d.npy'
 
 logger = logging.getLogger(LOGGER_NAME)
@@ -254,26 +260,30 @@ class PtychoPINNReconstructor(TrainableReconstructor):
             yield from self._reconstruct(parameters, model_file)
 
     def _reconstruct(self, parameters: ReconstructInput, model_file: Path) -> Iterator[ReconstructOutput]:
-        is_interactive = self._host_run is not None and not self._host_run.writes_intermediate_products
+        run = self._host_run
+        pace = None if run is None or run.writes_intermediate_products else _Pace(run.call_when_shown)
         config = self._settings.build_config(self._model_type)
 
-        if not is_interactive:
+        if pace is None:
             config = _without_previews(config)
 
         scan = scan_from_reconstruct_input(parameters)
         product = parameters.product
+        newest: Path | None = None
 
         with (
             open_job('reconstruct', [scan], config, model_file=model_file) as job,
             closing(_listen(run_job(job), self._progress)) as received,
         ):
             for message in received:
-                if is_interactive:
-                    if isinstance(message, messages.Preview):
-                        preview = read_preview(message.path)
-                        product = product if preview is None else with_object(product, preview)
+                if isinstance(message, messages.Preview):
+                    newest = message.path
 
+                if pace is not None and pace.is_due():
+                    preview, newest = None if newest is None else read_preview(newest), None
+                    product = product if preview is None else with_object(product, preview)
                     yield ReconstructOutput(product, self._progress.done)
+                    pace.begin()
 
             result = product_from_reconstruction(parameters, read_result(job.folder))
 
@@ -306,6 +316,31 @@ class _Progress:
         """Reach the goal and return it."""
         self.done = self.goal
         return self.goal
+
+
+class _Pace:
+    """When the next product may be yielded: the window must have shown the last one, and had as long for its user."""
+
+    def __init__(
+        self, call_when_shown: Callable[[Callable[[], None]], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._call_when_shown = call_when_shown
+        self._clock = clock
+        self._next = clock()
+
+    def is_due(self) -> bool:
+        return self._clock() >= self._next
+
+    def begin(self) -> None:
+        """Count from now on: a product was handed to the window."""
+        begun = self._clock()
+        self._next = begun + _SHOW_PATIENCE_S
+
+        def shown() -> None:
+            now = self._clock()
+            self._next = now + max(_SHOW_INTERVAL_S, now - begun)
+
+        self._call_when_shown(shown)
 
 
 class _Losses:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ptychodus.controller.processing import ProcessingController, ReconstructorViewControllerFactory
     from ptychodus.model.processing import ProcessingAPI
     from ptychodus.model.processing.core import ProcessingCore
+    from ptychodus.model.processing.monitor import ProcessingTaskMonitor
+    from ptychodus.model.task_manager import ForegroundTaskManager
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ _MODEL_LOGGER: Final = 'ptychodus.model.core'
 Loaded = tuple[ReconstructorPlugin, 'ReconstructorLibrary']
 _LOADED: Final[WeakKeyDictionary[ProcessingAPI, list[Loaded]]] = WeakKeyDictionary()
 """Which libraries of the group a running host model has got."""
+
+_TASK_MANAGERS: Final[WeakKeyDictionary[ProcessingTaskMonitor, ForegroundTaskManager]] = WeakKeyDictionary()
+"""Where a monitor of the host queues what the window has to show."""
 
 
 class UnknownHostError(Exception):
@@ -138,9 +143,13 @@ def _wrap_model() -> None:
 
     train_task = _require_class('ptychodus.model.processing.monitor', 'TrainBackgroundTask')
     reconstruct_task = _require_class('ptychodus.model.processing.monitor', 'ReconstructBackgroundTask')
-    _require_parameters(core, ('settings_registry', 'algorithm_libraries'))
+    api = _require_class('ptychodus.model.processing.api', 'ProcessingAPI')
+    task_manager = _require_class('ptychodus.model.task_manager', 'ForegroundTaskManager')
+    _require_parameters(core, ('settings_registry', 'algorithm_libraries', 'task_manager'))
+    _require_attributes(api, ('task_monitor',))
+    _require_attributes(task_manager, ('put_foreground_task',))
     _require_attributes(train_task, ('__call__', 'trainer', 'reconstruct_input'))
-    _require_attributes(reconstruct_task, ('__call__', 'reconstructor', 'output_product_file'))
+    _require_attributes(reconstruct_task, ('__call__', 'task_monitor', 'reconstructor', 'output_product_file'))
 
     wrapt.wrap_function_wrapper(core, '__init__', _init_processing_core)
     wrapt.wrap_function_wrapper(train_task, '__call__', _call_train_task)
@@ -190,6 +199,7 @@ def _init_processing_core(
     ]
     wrapped(*bound.args, **bound.kwargs)
     _LOADED[instance.processing_api] = loaded
+    _TASK_MANAGERS[instance.processing_api.task_monitor] = bound.arguments['task_manager']
 
 
 def _load_libraries(settings_registry: SettingsRegistry) -> list[Loaded]:
@@ -263,7 +273,9 @@ def _call_reconstruct_task(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    run = HostRun(training_input=None, writes_intermediate_products=instance.output_product_file is not None)
+    task_manager = _TASK_MANAGERS.get(instance.task_monitor)
+    writes = instance.output_product_file is not None
+    run = HostRun(None, writes) if task_manager is None else HostRun(None, writes, task_manager.put_foreground_task)
 
     with _host_run(instance.reconstructor, run):
         wrapped(*args, **kwargs)

@@ -135,14 +135,12 @@ def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModu
             config.data.group_size,
         )
     logger.info(
-        'Training %s on %d scan(s), %d positions, %s: %d epochs of %d batches, %d validation windows.',
-        config.model.model_type,
-        len(scans),
+        'Training on %s (%d positions) with %s: %d epochs of %d steps.',
+        ', '.join(scan.name for scan in scans),
         sum(scan.size for scan in scans),
         device,
         config.training.epochs,
         len(data.training),
-        len(data.validation),
     )
 
 

@@ -61,6 +61,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], FakeWorker]:
         worker = FakeWorker(script)
         monkeypatch.setattr(module, 'run_job', worker)
         monkeypatch.setattr(module, '_YIELD_INTERVAL_S', 0.0)
+        monkeypatch.setattr(module, '_SHOW_INTERVAL_S', 0.0)
         return worker
 
     return install
@@ -446,6 +447,26 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
     passed = list(module._listen(received(), progress, clock=lambda: next(times)))
     assert [message.done for message in passed if isinstance(message, Progress)] == list(range(4, 100, 5))
     assert (progress.done, progress.goal) == (99, 100)
+
+
+def test_products_are_yielded_no_faster_than_the_window_shows_them() -> None:
+    now = 100.0
+    shown: list[Callable[[], None]] = []
+    pace = module._Pace(shown.append, clock=lambda: now)
+    assert pace.is_due()
+
+    pace.begin()
+    now += 3.0
+    assert not pace.is_due()
+    shown.pop()()  # the window needed three seconds, and gets three for its user
+    now += 2.9
+    assert not pace.is_due()
+    now += 0.2
+    assert pace.is_due()
+
+    pace.begin()
+    now += module._SHOW_PATIENCE_S
+    assert pace.is_due()  # nobody shows anything: Stop is looked at all the same
 
 
 # Model files

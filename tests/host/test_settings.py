@@ -81,7 +81,7 @@ def test_bounds_are_inclusive_only(settings: PtychoPINNSettings) -> None:
 def test_caption_names_the_unit_once() -> None:
     captions = {field.name: field.caption for field in iter_setting_fields('training')}
     assert captions['epochs'] == 'Epochs'
-    assert captions['batch_size'] == 'Batch size [groups]'
+    assert captions['batch_size'] == 'Batch size [groups, 0 = automatic]'
     assert captions['learning_rate'] == 'Learning rate'
 
 
