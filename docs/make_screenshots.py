@@ -25,7 +25,7 @@ SECONDS = 600.0
 
 
 def main() -> None:
-    """Write ``panel.png``, ``window.png`` and ``object.png``."""
+    """Write ``panel.png`` and ``window.png``."""
     from PyQt5.QtGui import QFont
     from PyQt5.QtWidgets import QApplication
 
@@ -43,7 +43,6 @@ def main() -> None:
         _grab_panel(window)
         _train_and_infer(window, folder / 'training')
         _grab_window(window)
-        _grab_object(window)
 
 
 def _grab_panel(window: PtychodusWindow) -> None:
@@ -67,24 +66,6 @@ def _grab_window(window: PtychodusWindow) -> None:
     window.status.text_edit.moveCursor(QTextCursor.MoveOperation.End)
     window.settle()
     window.view.grab().save(str(IMAGES / 'window.png'))
-
-
-def _grab_object(window: PtychodusWindow) -> None:
-    """Show the phase of the second object, the result."""
-    window.view.object_action.trigger()
-    tree = window.view.object_view.tree_view
-    tree.setCurrentIndex(tree.indexBelow(tree.currentIndex()))
-    window.settle()
-    ribbon = window.view.object_image_view.image_ribbon
-    colours = ribbon.colormap_group_box
-    for box, text in ((colours.renderer_combo_box, 'Phase'), (colours.variant_combo_box, 'cyclic_grey_15_85_c0')):
-        box.setCurrentText(text)
-        box.textActivated.emit(text)
-        window.settle()
-    ribbon.data_range_group_box.auto_button.click()
-    ribbon.image_tools_group_box.home_button.click()
-    window.settle()
-    window.view.grab().save(str(IMAGES / 'object.png'))
 
 
 if __name__ == '__main__':
