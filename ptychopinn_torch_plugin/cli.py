@@ -127,7 +127,7 @@ def _reconstruct(parsed: argparse.Namespace) -> int:
     engine = _engine()
     model = engine.load_model(model_file)
     with _listening('Reconstructing', 'step') as observer:
-        reconstruction = engine.reconstruct(scan, model, config.inference, observer)
+        reconstruction = engine.reconstruct(scan, model, config, observer)
     _write_reconstruction(parsed.scan, parsed.output, reconstruction)
     print(f'The reconstruction is {parsed.output}.')
     return 0

@@ -145,6 +145,48 @@ class TrainingConfig(_Frozen):
         return devices
 
 
+class RefinementConfig(_Frozen):
+    """How an object is refined against the counts: after the network, or by the reconstructor "Refine" alone."""
+
+    refine_epochs: int = setting(
+        60,
+        'Epochs',
+        'Passes over all patterns. With a network they follow it, and 0 shows what the network alone makes.',
+        ge=0,
+        le=100_000,
+    )
+    likelihood: Literal['amplitude', 'poisson'] = setting(
+        'amplitude',
+        'Likelihood',
+        'What simulated and measured patterns are compared by: squared amplitude differences, or the Poisson '
+        'likelihood of the counts.',
+    )
+    refine_probe: bool = setting(True, 'Refine the probe', 'Refine all incoherent modes of the probe, too.')
+    probe_start: int = setting(
+        2, 'Probe from epoch', 'Epochs before the probe moves: first the object must be something.', ge=0
+    )
+    probe_modes: int = setting(
+        0,
+        'Probe modes',
+        'Incoherent modes to refine. New ones start as weak derivatives of the first; 0 takes those of the product.',
+        unit='0 = as given',
+        ge=0,
+        le=32,
+    )
+    refine_positions: bool = setting(
+        True,
+        'Refine the positions',
+        'Refine the positions, too. A common shift, scale, rotation or shear of all of them is left as it is.',
+    )
+    positions_start: int = setting(
+        10, 'Positions from epoch', 'Epochs before the positions move: first the object must be sharp.', ge=0
+    )
+    refine_intensity: bool = setting(
+        False, 'Refine the intensities', 'Fit the number of photons of every frame, for a beam that flickers.'
+    )
+    intensity_start: int = setting(10, 'Intensities from epoch', 'Epochs before the intensities move.', ge=0)
+
+
 class InferenceConfig(_Frozen):
     """How a trained network reconstructs a scan."""
 
@@ -198,6 +240,7 @@ class Config(_Frozen):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    refinement: RefinementConfig = RefinementConfig()
     inference: InferenceConfig = InferenceConfig()
 
 

@@ -21,7 +21,11 @@ from .host.plugin import ENTRY_POINT_GROUP
 
 PACKAGE: Final = 'ptychopinn_torch_plugin'
 SEAM_MODULE: Final = 'ptychodus.plugins.reconstructor_entry_points'
-ALGORITHM_KEYS: Final = ('ptychopinn (pytorch)_pinn', 'ptychopinn (pytorch)_supervised')
+ALGORITHM_KEYS: Final = (
+    'ptychopinn (pytorch)_pinn',
+    'ptychopinn (pytorch)_supervised',
+    'ptychopinn (pytorch)_refine',
+)
 
 _REQUIRED_PACKAGES: Final = {
     'ptychodus': 'ptychodus>=1.7,<2',

@@ -20,6 +20,9 @@ from .physics.probe import probes_at
 from .physics.propagation import quadratic_phase
 from .physics.scale import fit_probe_scale
 
+CACHE_BYTES = 2 * 2**30
+"""Whatever a run needs of all patterns at every step is kept in memory up to this size; else it is made again."""
+
 SCALE_POSITIONS = 256
 """Positions that the photon scale is fitted on: evenly spread, more would not change the third digit."""
 
@@ -44,7 +47,7 @@ class ScanTensors:
         self.corners, self.remainders = frames_of(scan.positions, scan.pattern_shape)
         shape = scan.pattern_shape
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
-        self._phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
+        self.phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
         modes = np.ascontiguousarray(scan.probe if probe is None else probe, dtype=np.complex64)
         # A probe of any scale first becomes one of power one: float32 then holds for all conventions.
         modes = modes / np.linalg.norm(modes)
@@ -65,7 +68,7 @@ class ScanTensors:
         corners = torch.from_numpy(self.corners[indices] - origin).to(self.device)
         return Frames(
             amplitudes=self.amplitudes(indices)[None],
-            probes=probes_at(self.probe, remainders, self._phase)[None],
+            probes=probes_at(self.probe, remainders, self.phase)[None],
             corners=corners[None],
             good_pixels=self.good_pixels,
         )

@@ -35,5 +35,8 @@ class Reconstruction:
     probe: npt.NDArray[np.complex64]
     """Incoherent probe modes, ``(modes, H, W)``; sum of ``abs(probe)**2`` = photons per frame, unitary transform."""
 
+    positions: npt.NDArray[np.float64]
+    """Positions the object belongs to, ``(n, 2)`` as (y, x), object pixels: as given, or refined."""
+
     losses: tuple[LossRecord, ...]
-    """Training history of the model that was used, first epoch first; empty if it has none."""
+    """Training history of the model that was used, or the deviances of the refinement where there is no model."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptychopinn_torch_plugin.config import Config, InferenceConfig, parse_config
+from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.errors import InputError
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.persistence import TrainedModel
@@ -15,6 +15,11 @@ from ptychopinn_torch_plugin.reconstruction import reconstruct
 
 from .models import untrained_model
 from .scans import make_scan, phase_and_scale_free_error
+
+
+def network_alone(**settings: object) -> Config:
+    """Inference settings, and no refinement after the network."""
+    return parse_config({'inference': settings, 'refinement': {'refine_epochs': 0}})
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +34,7 @@ def model() -> TrainedModel:
 )
 def test_the_object_is_found(model: TrainedModel, shape: tuple[int, int], modes: int, dtype: str) -> None:
     scan, truth = make_scan(shape, modes=modes, dtype=dtype, margin=5)
-    result = reconstruct(scan, model, InferenceConfig())
+    result = reconstruct(scan, model, network_alone())
     assert result.object_array.shape == truth.shape
     error = phase_and_scale_free_error(result.object_array, truth, inner(result.coverage))
     assert error < 0.06
@@ -39,7 +44,7 @@ def test_the_object_is_found(model: TrainedModel, shape: tuple[int, int], modes:
 
 def test_outside_of_the_coverage_the_object_is_one(model: TrainedModel) -> None:
     scan, _ = make_scan(margin=20)
-    result = reconstruct(scan, model, InferenceConfig())
+    result = reconstruct(scan, model, network_alone())
     assert result.coverage.any()
     assert not result.coverage[:15].any()
     assert (result.object_array[~result.coverage] == 1).all()
@@ -50,7 +55,7 @@ def test_bad_pixels_may_hold_anything(model: TrainedModel) -> None:
     mask[14:16, 3:20] = True
     scan, truth = make_scan(dtype='float32', bad_pixels=mask)
     scan.counts[:, mask] = np.nan
-    result = reconstruct(scan, model, InferenceConfig())
+    result = reconstruct(scan, model, network_alone())
     assert np.isfinite(result.object_array).all()
     error = phase_and_scale_free_error(result.object_array, truth, inner(result.coverage))
     assert error < 0.1
@@ -58,25 +63,25 @@ def test_bad_pixels_may_hold_anything(model: TrainedModel) -> None:
 
 def test_batches_change_nothing(model: TrainedModel) -> None:
     scan, _ = make_scan()
-    whole = reconstruct(scan, model, InferenceConfig(batch_size=1000))
-    parts = reconstruct(scan, model, InferenceConfig(batch_size=7))
+    whole = reconstruct(scan, model, network_alone(batch_size=1000))
+    parts = reconstruct(scan, model, network_alone(batch_size=7))
     np.testing.assert_allclose(whole.object_array, parts.object_array, atol=2e-4)
 
 
 def test_windows_are_stitched_with_one_phase(model: TrainedModel) -> None:
     scan, truth = make_scan(rows=9)
-    result = reconstruct(scan, model, InferenceConfig(window_size=25))
+    result = reconstruct(scan, model, network_alone(window_size=25))
     error = phase_and_scale_free_error(result.object_array, truth, inner(result.coverage))
     assert error < 0.12
 
 
 def test_positions_beyond_the_object_grid_are_cut_off(model: TrainedModel) -> None:
     scan, _ = make_scan(margin=4)
-    whole = reconstruct(scan, model, InferenceConfig())
+    whole = reconstruct(scan, model, network_alone())
     cut = reconstruct(
         replace(scan, object_guess=scan.object_guess[9:-6, 7:-8], positions=scan.positions - [9, 7]),
         model,
-        InferenceConfig(),
+        network_alone(),
     )
     np.testing.assert_allclose(cut.object_array, whole.object_array[9:-6, 7:-8], atol=1e-5)
 
@@ -84,7 +89,7 @@ def test_positions_beyond_the_object_grid_are_cut_off(model: TrainedModel) -> No
 @pytest.mark.parametrize('scale', [1e-6, 1.0, 1e6])
 def test_the_probe_comes_out_in_photons(model: TrainedModel, scale: float) -> None:
     scan, _ = make_scan(photons=3e4)
-    result = reconstruct(replace(scan, probe=scan.probe * scale), model, InferenceConfig())
+    result = reconstruct(replace(scan, probe=scan.probe * scale), model, network_alone())
     photons = scan.counts.sum(axis=(1, 2)).mean()
     assert np.sum(np.abs(result.probe) ** 2) == pytest.approx(photons, rel=1e-3)
     modulus = np.abs(result.object_array[inner(result.coverage)]).mean()
@@ -95,7 +100,7 @@ def test_more_steps_than_trained_go_on(model: TrainedModel) -> None:
     scan, truth = make_scan()
     errors = [
         phase_and_scale_free_error(r.object_array, truth, inner(r.coverage))
-        for r in (reconstruct(scan, model, InferenceConfig(steps=steps)) for steps in (3, 40))
+        for r in (reconstruct(scan, model, network_alone(steps=steps)) for steps in (3, 40))
     ]
     assert errors[1] < errors[0]
 
@@ -117,7 +122,7 @@ def test_previews_progress_and_stop(model: TrainedModel) -> None:
 
     scan, truth = make_scan()
     listener = Listener()
-    result = reconstruct(scan, model, InferenceConfig(steps=20, preview_interval=2), listener)
+    result = reconstruct(scan, model, network_alone(steps=20, preview_interval=2), listener)
     assert listener.progress == [(1, 20), (2, 20), (3, 20), (4, 20)]
     assert listener.previews == [truth.shape] * 2
     assert np.isfinite(result.object_array).all()
@@ -127,7 +132,7 @@ def test_the_probe_of_the_model_can_be_used(model: TrainedModel) -> None:
     scan, truth = make_scan()
     own = untrained_model(model.config, probe=scan.probe.astype(np.complex64))
     blurred = replace(scan, probe=np.fft.ifft2(np.fft.fft2(scan.probe) * 0 + 1))
-    with_own = reconstruct(blurred, own, InferenceConfig(use_model_probe=True))
+    with_own = reconstruct(blurred, own, network_alone(use_model_probe=True))
     error = phase_and_scale_free_error(with_own.object_array, truth, inner(with_own.coverage))
     assert error < 0.06
 
@@ -135,7 +140,7 @@ def test_the_probe_of_the_model_can_be_used(model: TrainedModel) -> None:
 def test_a_model_probe_of_another_size_is_refused(model: TrainedModel) -> None:
     scan, _ = make_scan((33, 33))
     with pytest.raises(InputError, match='32 x 32 .* 33 x 33'):
-        reconstruct(scan, model, InferenceConfig(use_model_probe=True))
+        reconstruct(scan, model, network_alone(use_model_probe=True))
 
 
 def inner(coverage: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from .scan import RawScan, make_raw_scan
 if TYPE_CHECKING:
     from ptychodus.api.geometry import PixelGeometry
     from ptychodus.api.object import Object
+    from ptychodus.api.probe_positions import ProbePositionSequence
     from ptychodus.api.product import Product
     from ptychodus.api.reconstruct import ReconstructInput
 
@@ -49,14 +50,11 @@ def scan_from_reconstruct_input(parameters: ReconstructInput) -> RawScan:
             'flatten the object to one layer first.'
         )
     _check_pixel_sizes(product, name)
-    geometry = product.object_.get_geometry()
-    y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
-    x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
     if product.probes.num_coherent_modes > 1:
         logger.info('%s: of %d coherent probe modes the first is used.', name, product.probes.num_coherent_modes)
     return make_raw_scan(
         parameters.diffraction_patterns,
-        np.stack([y_px, x_px], axis=-1),
+        _positions_of(product),
         product.probes.get_probe_no_opr().get_array(),
         bad_pixels=parameters.bad_pixels,
         object_guess=product.object_.get_layer(0),
@@ -108,11 +106,12 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
 
     The object lies on the product's own grid with its pixel size and centre. The probe of the reconstruction, in the
     unitary convention (sum of ``|P|**2`` = photons per frame), replaces the old one and its OPR weights. The losses are
-    the training losses of the model, one per epoch. Positions and metadata are kept as they are: ``probe_photon_count``
-    is the user's own figure and may differ from the photons in the new probe.
+    the training losses of the model, one per epoch, or the deviances of a refinement. Refined positions replace the old
+    ones. Metadata are kept as they are: ``probe_photon_count`` is the user's own figure and may differ from the photons
+    in the new probe.
 
     Raises:
-        InputError: object or probe of the reconstruction do not fit the grids of the product.
+        InputError: object, probe or positions of the reconstruction do not fit the grids of the product.
     """
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue
@@ -124,10 +123,41 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
         raise InputError(f'The reconstructed probe has shape {probe.shape} but the product needs (modes, *{expected}).')
     return replace(
         product,
+        probe_positions=_positions_at(product, reconstruction.positions),
         object_=_object_like(product.object_, reconstruction.object_array),
         probes=ProbeSequence(probe[np.newaxis], None, product.probes.get_pixel_geometry().copy()),
         losses=[LossValue(int(record.epoch), float(record.training)) for record in reconstruction.losses],
     )
+
+
+def _positions_at(product: Product, positions: npt.NDArray[np.float64]) -> ProbePositionSequence:
+    """The product's positions, moved to ``positions`` ``(n, 2)``, (y, x) in object pixels; the same if none moved."""
+    from ptychodus.api.object import ObjectPosition
+    from ptychodus.api.probe_positions import ProbePositionSequence
+
+    given = product.probe_positions
+    if positions.shape != (len(given), 2):
+        raise InputError(f'The reconstructed positions have shape {positions.shape}, the product has {len(given)}.')
+    geometry = product.object_.get_geometry()
+    if np.array_equal(positions, _positions_of(product)):
+        return given
+    moved = [
+        geometry.map_coordinates_object_to_probe(ObjectPosition(point.index, x_px=float(x), y_px=float(y)))
+        for point, (y, x) in zip(given, positions, strict=True)
+    ]
+    return ProbePositionSequence(
+        [replace(point, x_m=new.x_m, y_m=new.y_m) for point, new in zip(given, moved, strict=True)]
+    )
+
+
+def _positions_of(product: Product) -> npt.NDArray[np.float64]:
+    """Positions of a product in pixels of its object grid, ``(n, 2)`` as (y, x)."""
+    geometry = product.object_.get_geometry()
+    points = product.probe_positions
+    return np.stack(
+        [geometry.map_probe_positions_to_object_y_px(points), geometry.map_probe_positions_to_object_x_px(points)],
+        axis=-1,
+    ).astype(np.float64)
 
 
 def _object_like(old: Object, array: npt.NDArray[np.complexfloating]) -> Object:

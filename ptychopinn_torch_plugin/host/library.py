@@ -1,4 +1,4 @@
-"""The library that Ptychodus lists: two reconstructors over one set of settings."""
+"""The library that Ptychodus lists: three reconstructors over one set of settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
 
-from .reconstructor import LOGGER_NAME, PtychoPINNReconstructor
+from .reconstructor import PtychoPINNReconstructor, RefineReconstructor
+from .runs import LOGGER_NAME
 from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ LIBRARY_NAME: Final = 'PtychoPINN (PyTorch)'
 
 
 class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
-    """``PtychoPINN (PyTorch)_PINN`` and ``PtychoPINN (PyTorch)_Supervised``."""
+    """``PtychoPINN (PyTorch)_PINN``, ``..._Supervised`` and ``..._Refine``."""
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         super().__init__(LOGGER_NAME)
@@ -25,6 +26,7 @@ class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
         self._reconstructors = (
             PtychoPINNReconstructor('PINN', 'pinn', self.settings),
             PtychoPINNReconstructor('Supervised', 'supervised', self.settings),
+            RefineReconstructor('Refine', self.settings),
         )
 
     @property

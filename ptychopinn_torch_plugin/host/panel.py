@@ -15,13 +15,13 @@ from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QGroupBox, QLabel, QWidget
 
 from .library import PtychoPINNPyTorchLibrary
-from .settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_fields
+from .settings import SECTIONS, PtychoPINNSettings, SettingField, concerns, iter_setting_fields
 
 logger = logging.getLogger(__name__)
 
 
 class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
-    """Makes the panel of either reconstructor: both share one set of settings."""
+    """Makes the panel of each reconstructor: all share one set of settings."""
 
     def __init__(self, library: PtychoPINNPyTorchLibrary) -> None:
         super().__init__()
@@ -33,9 +33,14 @@ class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
         return self._library.name
 
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
-        """Build the panel: boxes Data, Model, Training and Inference; labels with units, tool tips."""
+        """Build the panel: a box a section, labels with units, tool tips; what is not used is left out."""
         builder = ParameterViewBuilder()
-        fields = [field for section in SECTIONS for field in iter_setting_fields(section)]
+        fields = [
+            field
+            for section in SECTIONS
+            for field in iter_setting_fields(section)
+            if concerns(reconstructor_name, field)
+        ]
 
         for field in fields:
             _add_row(builder, self._library.settings, field)

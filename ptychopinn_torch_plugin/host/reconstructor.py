@@ -1,4 +1,4 @@
-"""The two reconstructors that Ptychodus drives: training and inference in a worker, one call at a time.
+"""The reconstructors that Ptychodus drives: training, inference and refinement in a worker, one call at a time.
 
 The life cycle is written down in ``specs/reconstructor.md``. The host iterates the generators below in a background
 thread, and looks at its Stop button after every value; closing a generator ends the worker.
@@ -7,10 +7,9 @@ thread, and looks at its Stop button after every value; closing a generator ends
 from __future__ import annotations
 
 import logging
-import time
 import zipfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,65 +17,30 @@ from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
 
 from ..data.npz import read_training_npz, write_training_npz
-from ..data.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
+from ..data.product import scan_from_reconstruct_input
 from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
-from ..errors import InputError, ModelFileError, ModelNotLoadedError, TrainingError
+from ..errors import ConfigurationError, InputError, ModelFileError, ModelNotLoadedError, TrainingError
 from ..persistence import MODEL_FILE, MODEL_SUFFIX, read_model_header, write_atomically
 from ..worker import messages
-from ..worker.job import open_job, read_preview, read_result
-from ..worker.process import run_job
-from .plugin import HostRun
+from ..worker.job import open_job
+from .runs import LOGGER_NAME, WorkerReconstructor
 from .settings import ModelType, PtychoPINNSettings
 
 if TYPE_CHECKING:
-    from ..config import Config
     from ..data.scan import RawScan
-
-LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
-
-_YIELD_INTERVAL_S: Final = 0.5
-"""Between two values yielded for the progress bar alone; each costs the window a redraw."""
-
-_SHOW_INTERVAL_S: Final = 1.0
-"""Least time between two products shown; the host itself looks for news once a second."""
-
-_SHOW_PATIENCE_S: Final = 10.0
-"""Where nothing is shown (no window), a product is yielded so often all the same: only then Stop is looked at."""
 
 _PATTERNS_MEMBER: Final = 'diff3d.npy'
 
 logger = logging.getLogger(LOGGER_NAME)
 
 
-class PtychoPINNReconstructor(TrainableReconstructor):
+class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     """One kind of model, ``'pinn'`` or ``'supervised'``, with the life cycle the host expects."""
 
     def __init__(self, name: str, model_type: ModelType, settings: PtychoPINNSettings) -> None:
-        self._name = name
+        super().__init__(name, settings)
         self._model_type: ModelType = model_type
-        self._settings = settings
         self._model_file: Path | None = None
-        self._host_run: HostRun | None = None
-        self._progress = _Progress()
-
-    @property
-    def name(self) -> str:
-        """Name in the window and in settings files."""
-        return self._name
-
-    def get_progress_goal(self) -> int:
-        """Units of work of the present run, at least 1 (the host hides Stop while there is no goal)."""
-        return self._progress.goal
-
-    @contextmanager
-    def begin_host_run(self, run: HostRun) -> Iterator[None]:
-        """Know about the host's call while it lasts; the input it holds is released afterwards."""
-        self._host_run = run
-
-        try:
-            yield
-        finally:
-            self._host_run = None
 
     # Model file
 
@@ -197,7 +161,7 @@ class PtychoPINNReconstructor(TrainableReconstructor):
             TrainingError: training led to no usable model.
             WorkerError: the worker failed or died.
         """
-        with self._run('Training'):
+        with self.run('Training'):
             model_file = Path(output_path).absolute() / MODEL_FILE
             before = _fingerprint(model_file)
             losses = _Losses()
@@ -220,7 +184,7 @@ class PtychoPINNReconstructor(TrainableReconstructor):
 
         with (
             open_job('train', scans, config, output_folder=output_folder) as job,
-            closing(_listen(run_job(job), self._progress)) as received,
+            closing(self.hear(job)) as received,
         ):
             scans.clear()  # the worker reads its own copy
 
@@ -242,11 +206,7 @@ class PtychoPINNReconstructor(TrainableReconstructor):
         return is_written
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
-        """Reconstruct with the loaded model; the last value yielded holds the result.
-
-        Where the host shows intermediate products, they are previews (or the product so far, so that the host gets
-        to look at Stop); where it writes every product to a file, or where nothing is known about it, only the result
-        is yielded.
+        """Reconstruct with the loaded model, then refine as the settings say; the last value yielded holds the result.
 
         Raises:
             ModelNotLoadedError: no model was trained or loaded.
@@ -254,93 +214,33 @@ class PtychoPINNReconstructor(TrainableReconstructor):
             ConfigurationError: a setting is out of range.
             WorkerError: the worker failed or died.
         """
-        with self._run('Reconstruction'):
+        with self.run('Reconstruction'):
             model_file = self._require_model_file('reconstruct with')
             self._check_model_file(model_file)
-            yield from self._reconstruct(parameters, model_file)
-
-    def _reconstruct(self, parameters: ReconstructInput, model_file: Path) -> Iterator[ReconstructOutput]:
-        run = self._host_run
-        pace = None if run is None or run.writes_intermediate_products else _Pace(run.call_when_shown)
-        config = self._settings.build_config(self._model_type)
-
-        if pace is None:
-            config = _without_previews(config)
-
-        scan = scan_from_reconstruct_input(parameters)
-        product = parameters.product
-        newest: Path | None = None
-
-        with (
-            open_job('reconstruct', [scan], config, model_file=model_file) as job,
-            closing(_listen(run_job(job), self._progress)) as received,
-        ):
-            for message in received:
-                if isinstance(message, messages.Preview):
-                    newest = message.path
-
-                if pace is not None and pace.is_due():
-                    preview, newest = None if newest is None else read_preview(newest), None
-                    product = product if preview is None else with_object(product, preview)
-                    yield ReconstructOutput(product, self._progress.done)
-                    pace.begin()
-
-            result = product_from_reconstruction(parameters, read_result(job.folder))
-
-        yield ReconstructOutput(result, self._progress.finish())
-
-    @contextmanager
-    def _run(self, what: str) -> Iterator[None]:
-        """Start with fresh progress; say in the reconstructor's own log why a run failed, the window shows no other."""
-        self._progress = _Progress()
-
-        try:
-            yield
-        except Exception as error:
-            logger.error('%s failed: %s', what, error)
-            raise
+            config = self._settings.build_config(self._model_type)
+            yield from self.products(parameters, 'reconstruct', config, model_file)
 
 
-class _Progress:
-    """Work done and to do in one run."""
+class RefineReconstructor(WorkerReconstructor):
+    """Refinement alone: an iterative engine without a model."""
 
-    def __init__(self) -> None:
-        self.done = 0
-        self.goal = 1
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Reconstruct from a flat object by refinement; the last value yielded holds the result.
 
-    def update(self, message: messages.Progress) -> None:
-        self.goal = max(message.goal, 1)
-        self.done = min(max(message.done, 0), self.goal)
+        Raises:
+            InputError: the input cannot be reconstructed.
+            ConfigurationError: a setting is out of range, or no epochs are asked for.
+            WorkerError: the worker failed or died.
+        """
+        with self.run('Refinement'):
+            config = self._settings.build_config('pinn')
 
-    def finish(self) -> int:
-        """Reach the goal and return it."""
-        self.done = self.goal
-        return self.goal
+            if config.refinement.refine_epochs == 0:
+                raise ConfigurationError(
+                    '[PtychoPINNPyTorchRefinement] refine_epochs = 0: "Refine" does nothing but refine, ask for epochs.'
+                )
 
-
-class _Pace:
-    """When the next product may be yielded: the window must have shown the last one, and had as long for its user."""
-
-    def __init__(
-        self, call_when_shown: Callable[[Callable[[], None]], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._call_when_shown = call_when_shown
-        self._clock = clock
-        self._next = clock()
-
-    def is_due(self) -> bool:
-        return self._clock() >= self._next
-
-    def begin(self) -> None:
-        """Count from now on: a product was handed to the window."""
-        begun = self._clock()
-        self._next = begun + _SHOW_PATIENCE_S
-
-        def shown() -> None:
-            now = self._clock()
-            self._next = now + max(_SHOW_INTERVAL_S, now - begun)
-
-        self._call_when_shown(shown)
+            yield from self.products(parameters, 'refine', config, None)
 
 
 class _Losses:
@@ -360,32 +260,6 @@ class _Losses:
         return TrainOutput(tuple(self._training), tuple(self._validation), progress)
 
 
-def _listen(
-    received: Generator[messages.Message, None, None],
-    progress: _Progress,
-    clock: Callable[[], float] = time.monotonic,
-) -> Generator[messages.Message, None, None]:
-    """Log the records, keep the progress, and pass on what is worth a value of its own.
-
-    Losses and previews are passed on at once; heartbeats and progress at most every ``_YIELD_INTERVAL_S``, because the
-    host redraws its window for each. Closing this generator closes ``received``.
-    """
-    last = clock()
-
-    with closing(received) as source:
-        for message in source:
-            if isinstance(message, messages.LogRecord):
-                logging.getLogger(message.logger).log(message.level, '%s', message.text)
-            elif isinstance(message, messages.Progress):
-                progress.update(message)
-
-            now = clock()
-
-            if isinstance(message, messages.Losses | messages.Preview) or now - last >= _YIELD_INTERVAL_S:
-                last = now
-                yield message
-
-
 def _holds_patterns(path: Path) -> bool:
     """Whether an NPZ file holds training data, told from its table of contents alone."""
     try:
@@ -398,11 +272,6 @@ def _holds_patterns(path: Path) -> bool:
         logger.info('%s holds no array "diff3d": no training data.', path.name)
 
     return holds
-
-
-def _without_previews(config: Config) -> Config:
-    inference = config.inference.model_copy(update={'preview_interval': 0})
-    return config.model_copy(update={'inference': inference})
 
 
 def _fingerprint(path: Path) -> tuple[int, ...] | None:

@@ -17,7 +17,16 @@ import annotated_types
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..config import Config, DataConfig, InferenceConfig, ModelConfig, TrainingConfig, parse_config, reason
+from ..config import (
+    Config,
+    DataConfig,
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+    parse_config,
+    reason,
+)
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,6 +42,7 @@ SECTIONS: Final[dict[str, type[BaseModel]]] = {
     'data': DataConfig,
     'model': ModelConfig,
     'training': TrainingConfig,
+    'refinement': RefinementConfig,
     'inference': InferenceConfig,
 }
 """Sections of the tree in the order in which users see them."""
@@ -80,6 +90,17 @@ def iter_setting_fields(section: str) -> Iterator[SettingField]:
     for name, field in SECTIONS[section].model_fields.items():
         if field.title is not None:
             yield _describe(section, name, field, field.title)
+
+
+_REFINE_USES: Final = frozenset({'batch_size', 'preview_interval', 'accelerator', 'threads'})
+"""Inference settings that mean something without a network."""
+
+
+def concerns(reconstructor_name: str, field: SettingField) -> bool:
+    """Whether a reconstructor (by its name, any case) uses a setting: "Refine" has no network to set."""
+    if reconstructor_name.casefold() != 'refine':
+        return True
+    return field.section == 'refinement' or (field.section == 'inference' and field.name in _REFINE_USES)
 
 
 def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingField:

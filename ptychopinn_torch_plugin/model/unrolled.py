@@ -15,30 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..physics.slow_phase import low_frequency_filter, push_slow_phases
 from .blocks import UNet
 from .generator import Descend, Generator
 
 ILLUMINATION_FLOOR = 0.05
 """Regularisation of the illumination preconditioner, relative to the brightest pixel."""
 MOMENTUM_LIMIT = 0.93
-LOW_FREQUENCY = 0.03
-"""Cycles per pixel below which the phase is pushed harder: slow phases are what a plain gradient learns last."""
-LOW_FREQUENCY_GAIN = 10.0
+SLOW_PHASE_GAIN = 10.0
+"""High, because the steps are few."""
 UNIT_FLOOR = 1e-3
 """Keeps the local phase defined where the object is opaque."""
-
-
-def low_frequency_filter(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """``clamp((k0 / k)^2 - 1, 0, gain)`` on the frequencies of a canvas, ``(h, w)`` float32, zero at zero frequency.
-
-    The constant phase is left alone: no pattern depends on it.
-    """
-    frequency_y = torch.fft.fftfreq(shape[0], device=device)
-    frequency_x = torch.fft.fftfreq(shape[1], device=device)
-    squared = frequency_y.square()[:, None] + frequency_x.square()
-    gain: Tensor = (LOW_FREQUENCY**2 / squared.clamp_min(1e-12) - 1.0).clamp(0.0, LOW_FREQUENCY_GAIN)
-    gain[0, 0] = 0.0
-    return gain
 
 
 def momentum_schedule(step: int) -> float:
@@ -68,12 +55,12 @@ class UnrolledGenerator(Generator):
         brightest = illumination.amax(dim=(-2, -1), keepdim=True)
         preconditioner = 1.0 / (illumination + ILLUMINATION_FLOOR * brightest)
         weight = illumination * preconditioner
-        gain = low_frequency_filter((start.shape[-2], start.shape[-1]), start.device)
+        gain = low_frequency_filter((start.shape[-2], start.shape[-1]), start.device, SLOW_PHASE_GAIN)
         canvas, velocity = start, torch.zeros_like(start)
         turn = _Turn.random() if self.training else _Turn(0, mirrored=False)
         memory = turn.forth(start.real.new_zeros((start.shape[0], self.memory_channels, *start.shape[-2:])))
         for step in range(self.steps if steps is None else steps):
-            direction = _push_slow_phases(descend(canvas) * preconditioner, canvas, gain)
+            direction = push_slow_phases(descend(canvas) * preconditioner, canvas, gain)
             size = self.log_step_sizes[min(step, self.steps - 1)].exp()
             velocity = momentum_schedule(step) * velocity + size * direction
             canvas = canvas + velocity
@@ -127,11 +114,3 @@ class _Turn(NamedTuple):
 def _phase_slope(unit: Tensor, axis: int) -> Tensor:
     """Sine of the phase step from each pixel to the next along ``axis`` (cyclic), ``(B, h, w)`` real."""
     return (unit.conj() * unit.roll(-1, dims=axis)).imag
-
-
-def _push_slow_phases(direction: Tensor, canvas: Tensor, gain: Tensor) -> Tensor:
-    """Add to a direction its own slow phase part, amplified by ``gain``."""
-    modulus = canvas.real.square() + canvas.imag.square()
-    phase = (canvas.conj() * direction).imag / modulus.clamp_min(1e-2)
-    slow = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
-    return direction + canvas * torch.complex(torch.zeros_like(slow), slow)

@@ -187,13 +187,18 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
         from ..training.run import train
 
         train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
+    elif job.kind == 'refine':
+        from ..reconstruction import refine
+
+        (scan,) = read_scans(job.folder)
+        write_result(job.folder, refine(scan, job.config, observer))
     else:
         from ..persistence import load_model
         from ..reconstruction import reconstruct
 
         (scan,) = read_scans(job.folder)
         model = load_model(_required(job.model_file, 'model file'))
-        write_result(job.folder, reconstruct(scan, model, job.config.inference, observer))
+        write_result(job.folder, reconstruct(scan, model, job.config, observer))
 
 
 def _required(path: Path | None, what: str) -> Path:

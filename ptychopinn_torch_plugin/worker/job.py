@@ -24,7 +24,7 @@ from ..data.scan import RawScan
 from ..errors import ConfigurationError, WorkerError
 from ..types import LossRecord, Reconstruction
 
-JobKind = Literal['train', 'reconstruct']
+JobKind = Literal['train', 'reconstruct', 'refine']
 
 _PREFIX = 'ptychopinn-'
 _MARKER = '.ptychopinn-job'
@@ -69,11 +69,10 @@ def open_job(
             f'Training needs an output folder and at least one scan, not output_folder = {output_folder} and '
             f'{len(scans)} scans.'
         )
-    if kind == 'reconstruct' and (model_file is None or len(scans) != 1):
-        raise ConfigurationError(
-            f'A reconstruction needs a model file and exactly one scan, not model_file = {model_file} and '
-            f'{len(scans)} scans.'
-        )
+    if kind == 'reconstruct' and model_file is None:
+        raise ConfigurationError('A reconstruction with a network needs a model file.')
+    if kind != 'train' and len(scans) != 1:
+        raise ConfigurationError(f'A reconstruction needs exactly one scan, not {len(scans)}.')
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         (folder / _MARKER).touch()

@@ -199,6 +199,7 @@ def test_a_reconstruction_becomes_a_product_that_can_be_saved(input_of: InputMak
         object_array=np.full((45, 63), 0.5j, dtype=np.complex64),
         coverage=np.ones((45, 63), dtype=np.bool_),
         probe=np.full((3, 24, 33), 2 + 1j, dtype=np.complex64),
+        positions=scan_from_reconstruct_input(parameters).positions,
         losses=(LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.3)),
     )
     save_product(tmp_path / 'p.h5', product_from_reconstruction(parameters, result))
@@ -214,3 +215,22 @@ def test_a_reconstruction_becomes_a_product_that_can_be_saved(input_of: InputMak
     assert np.array_equal(product.probe_positions.get_coordinates_x_m(), before.probe_positions.get_coordinates_x_m())
     with pytest.raises(InputError, match='reconstructed probe has shape'):
         product_from_reconstruction(parameters, replace(result, probe=result.probe[0]))
+    with pytest.raises(InputError, match='reconstructed positions'):
+        product_from_reconstruction(parameters, replace(result, positions=result.positions[1:]))
+
+
+def test_refined_positions_go_into_the_product(input_of: InputMaker) -> None:
+    parameters = input_of(shape=(24, 33))
+    scan = scan_from_reconstruct_input(parameters)
+    moved = scan.positions + np.random.default_rng(3).normal(size=scan.positions.shape)
+    result = Reconstruction(
+        object_array=np.ones(scan.object_shape, dtype=np.complex64),
+        coverage=np.ones(scan.object_shape, dtype=np.bool_),
+        probe=np.ones((1, 24, 33), dtype=np.complex64),
+        positions=moved,
+        losses=(),
+    )
+    product = product_from_reconstruction(parameters, result)
+    again = scan_from_reconstruct_input(replace(parameters, product=product))
+    np.testing.assert_allclose(again.positions, moved, atol=1e-9)
+    assert product.probe_positions.get_indexes().tolist() == parameters.product.probe_positions.get_indexes().tolist()

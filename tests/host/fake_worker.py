@@ -50,6 +50,7 @@ def finish(job: Job) -> Generator[Message, None, None]:
                 object_array=np.full(scan.object_shape, 0.5j, dtype=np.complex64),
                 coverage=np.ones(scan.object_shape, dtype=bool),
                 probe=np.full(scan.probe.shape, 2.0, dtype=np.complex64),
+                positions=scan.positions,
                 losses=LOSSES,
             ),
         )

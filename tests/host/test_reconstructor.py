@@ -23,7 +23,7 @@ from ptychopinn_torch_plugin.errors import (
     TrainingError,
     WorkerError,
 )
-from ptychopinn_torch_plugin.host import reconstructor as module
+from ptychopinn_torch_plugin.host import runs as module
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.host.plugin import HostRun
 from ptychopinn_torch_plugin.host.reconstructor import PtychoPINNReconstructor
@@ -50,7 +50,7 @@ def pinn(library: PtychoPINNPyTorchLibrary) -> PtychoPINNReconstructor:
 
 @pytest.fixture
 def supervised(library: PtychoPINNPyTorchLibrary) -> PtychoPINNReconstructor:
-    _, reconstructor = library
+    _, reconstructor, _ = library
     assert isinstance(reconstructor, PtychoPINNReconstructor)
     return reconstructor
 
@@ -74,9 +74,9 @@ def model_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_library_lists_both_reconstructors(library: PtychoPINNPyTorchLibrary) -> None:
+def test_library_lists_its_reconstructors(library: PtychoPINNPyTorchLibrary) -> None:
     assert library.name == 'PtychoPINN (PyTorch)'
-    assert [reconstructor.name for reconstructor in library] == ['PINN', 'Supervised']
+    assert [reconstructor.name for reconstructor in library] == ['PINN', 'Supervised', 'Refine']
     assert library.get_logger().name == 'ptychopinn_torch_plugin'
 
 
@@ -443,8 +443,8 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
         yield from (Progress(step, 100) for step in range(100))
 
     times = (0.1 * tick for tick in range(1000))
-    progress = module._Progress()
-    passed = list(module._listen(received(), progress, clock=lambda: next(times)))
+    progress = module.Progress()
+    passed = list(module.listen(received(), progress, clock=lambda: next(times)))
     assert [message.done for message in passed if isinstance(message, Progress)] == list(range(4, 100, 5))
     assert (progress.done, progress.goal) == (99, 100)
 
@@ -452,7 +452,7 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
 def test_products_are_yielded_no_faster_than_the_window_shows_them() -> None:
     now = 100.0
     shown: list[Callable[[], None]] = []
-    pace = module._Pace(shown.append, clock=lambda: now)
+    pace = module.Pace(shown.append, clock=lambda: now)
     assert pace.is_due()
 
     pace.begin()

@@ -21,7 +21,7 @@ from ptychodus.view import ViewCore
 from PyQt5.QtWidgets import QApplication, QCheckBox, QComboBox, QFormLayout, QGroupBox, QLabel, QLineEdit, QWidget
 
 from ptychopinn_torch_plugin.errors import ModelNotLoadedError
-from ptychopinn_torch_plugin.host import reconstructor
+from ptychopinn_torch_plugin.host import runs as runs_module
 from ptychopinn_torch_plugin.host.settings import SECTIONS, iter_setting_fields
 
 from .fake_worker import LOSSES, FakeWorker
@@ -104,7 +104,7 @@ def rows(panel: QWidget) -> dict[str, dict[str, QWidget]]:
 def test_panel_has_a_labelled_row_for_every_setting(window: Window, key: str) -> None:
     window.select(key)
     found = rows(window.panel())
-    assert list(found) == ['Data', 'Model', 'Training', 'Inference']
+    assert list(found) == ['Data', 'Model', 'Training', 'Refinement', 'Inference']
 
     for section in SECTIONS:
         fields = list(iter_setting_fields(section))
@@ -115,6 +115,16 @@ def test_panel_has_a_labelled_row_for_every_setting(window: Window, key: str) ->
             kind = QCheckBox if field.kind is bool else QComboBox if field.choices else QLineEdit
             assert isinstance(widget, kind) or widget.findChild(kind) is not None
             assert field.tip in {widget.toolTip(), *(child.toolTip() for child in widget.findChildren(QWidget))}
+
+
+def test_panel_of_refine_shows_what_it_uses(window: Window) -> None:
+    window.select('ptychopinn (pytorch)_refine')
+    found = rows(window.panel())
+    assert list(found) == ['Refinement', 'Inference']
+    assert 'Refine the probe:' in found['Refinement']
+    assert not any('step' in label.casefold() and 'Unrolled' in label for label in found['Inference'])
+    assert window.processing._actions_view.reconstruct_button.text() == 'Reconstruct'
+    assert window.processing._actions_view.train_button.isHidden()
 
 
 def test_panels_show_and_change_the_settings(window: Window) -> None:
@@ -160,7 +170,7 @@ def test_train_then_infer_with_the_buttons_of_the_window(
     window: Window, workflow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = FakeWorker()
-    monkeypatch.setattr(reconstructor, 'run_job', worker)
+    monkeypatch.setattr(runs_module, 'run_job', worker)
     empty_folder = tmp_path / 'empty'
     empty_folder.mkdir()
     dialogs = window.processing._file_dialog_factory

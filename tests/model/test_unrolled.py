@@ -9,7 +9,7 @@ from ptychopinn_torch_plugin.config import ModelConfig
 from ptychopinn_torch_plugin.model.blocks import UNet
 from ptychopinn_torch_plugin.model.generator import Descend
 from ptychopinn_torch_plugin.model.registry import build_generator
-from ptychopinn_torch_plugin.model.unrolled import UnrolledGenerator, low_frequency_filter
+from ptychopinn_torch_plugin.model.unrolled import UnrolledGenerator
 
 
 def towards(target: torch.Tensor, weight: torch.Tensor) -> Descend:
@@ -43,7 +43,7 @@ def test_the_steps_solve_a_linear_problem(generator: UnrolledGenerator) -> None:
     target = 1 + 0.1 * torch.randn(1, 40, 40, dtype=torch.complex64)
     weight = torch.full((1, 40, 40), 3.0)
     *_, answer = generator.unroll(towards(target, weight), torch.ones_like(target), weight, steps=60)
-    assert float((answer - target).abs().max()) < 0.02
+    assert float((answer - target).abs().max().detach()) < 0.02
 
 
 def test_the_network_cannot_run_away(generator: UnrolledGenerator) -> None:
@@ -82,11 +82,3 @@ def test_gradients_reach_every_parameter(generator: UnrolledGenerator) -> None:
 @pytest.mark.parametrize('size', [(16, 16), (17, 23), (40, 9)], ids=str)
 def test_unet_takes_any_size(size: tuple[int, int]) -> None:
     assert UNet(3, 2, width=4, levels=3)(torch.rand(2, 3, *size)).shape == (2, 2, *size)
-
-
-def test_low_frequency_filter_acts_on_slow_phases_only() -> None:
-    gain = low_frequency_filter((100, 120), torch.device('cpu'))
-    assert gain[0, 0] == 0
-    assert gain[1, 0] == pytest.approx((0.03 / 0.01) ** 2 - 1, rel=1e-4)
-    assert gain[0, 1] == 10
-    assert gain[4, 0] == 0

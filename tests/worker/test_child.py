@@ -113,10 +113,10 @@ def test_run_leaves_the_reconstruction_in_the_folder(
 ) -> None:
     def reconstruct(scan: RawScan, model: str, config: object, observer: ChannelObserver) -> Reconstruction:
         assert model == f'model of {tmp_path.resolve() / "m.safetensors"}'
-        assert config == Config().inference
+        assert config == Config()
         observer.on_progress(1, 1)
         ones = np.ones(scan.object_shape, dtype=np.complex64)
-        return Reconstruction(ones, ones.real > 0, ones[None], ())
+        return Reconstruction(ones, ones.real > 0, ones[None], scan.positions, ())
 
     _install(monkeypatch, 'persistence', load_model=lambda path: f'model of {path}')
     _install(monkeypatch, 'reconstruction', reconstruct=reconstruct)

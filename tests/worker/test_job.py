@@ -71,11 +71,13 @@ def test_result_round_trip(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     object_array = (rng.normal(size=(9, 8)) + 1j * rng.normal(size=(9, 8))).astype(np.complex64)
     losses = (LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75))
-    written = Reconstruction(object_array, object_array.real > 0, object_array[None, :4], losses)
+    written = Reconstruction(
+        object_array, object_array.real > 0, object_array[None, :4], rng.normal(size=(7, 2)), losses
+    )
     write_result(tmp_path, written)
     read = read_result(tmp_path)
     assert read.losses == losses
-    for name in ('object_array', 'coverage', 'probe'):
+    for name in ('object_array', 'coverage', 'probe', 'positions'):
         array = getattr(read, name)
         assert not isinstance(array, np.memmap), 'the result must outlive the folder'
         assert array.dtype == getattr(written, name).dtype
@@ -110,7 +112,7 @@ def test_incomplete_jobs_are_refused(tmp_path: Path, scan: RawScan) -> None:
     with pytest.raises(ConfigurationError, match='model file'), open_job('reconstruct', [scan], Config()):
         pass
     with (
-        pytest.raises(ConfigurationError, match='2 scans'),
+        pytest.raises(ConfigurationError, match='not 2'),
         open_job('reconstruct', [scan, scan], Config(), model_file=tmp_path),
     ):
         pass
