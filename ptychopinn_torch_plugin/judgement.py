@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,9 @@ WELL_ILLUMINATED = 0.5
 """Share of the typical illumination from which on a pixel is scored."""
 EROSION_PX = 4
 SCALE_STEPS = 81
+MIN_SHIFT_PX = 0.03
+MAX_SHIFT_PX = 10.0
+"""A registration that finds more has not found the object."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,19 @@ class ScoredPair:
 def compare_with_truth(truth: Product, product: Product) -> ScoredPair:
     """Score ``product`` against ``truth``; both on the same object grid.
 
-    A constant complex factor and a linear phase ramp, which no pattern fixes, are removed; nothing is shifted.
+    What no pattern fixes is removed: a constant complex factor, a linear phase ramp, and a common shift of a pixel or
+    so, which a refined probe and the object may have taken together.
     """
     from ptychodus.api import metrics
 
     region = scoring_region(truth)
-    inside = np.zeros(region.array_shape)
-    inside[region.row_begin : region.row_end, region.column_begin : region.column_end] = 1.0
-    for _ in range(2):  # the factor and the ramp are estimated in turn: the second pass settles both
-        ambiguities = metrics.estimate_reconstruction_ambiguities(product, reference=truth, weights=inside)
-        product = ambiguities.standardize_product(product)
+    product = _standardised(product, truth, region)
+    shift_y, shift_x = _shift_between(truth, product, region)
+    if MIN_SHIFT_PX < np.hypot(shift_y, shift_x) < MAX_SHIFT_PX:
+        from ptychodus.api.object import shift_object
+
+        moved = shift_object(product.object_, shift_y_px=shift_y, shift_x_px=shift_x)
+        product = _standardised(replace(product, object_=moved), truth, region)
     expected = region.crop(truth.object_.get_layers_flattened())
     found = region.crop(product.object_.get_layers_flattened())
     phase, found_phase = np.angle(expected), np.angle(expected) + np.angle(found * np.conj(expected))
@@ -71,6 +77,32 @@ def compare_with_truth(truth: Product, product: Product) -> ScoredPair:
         phase_error_rad=float(np.sqrt(np.mean((found_phase - phase) ** 2))),
     )
     return ScoredPair(scores, expected, found)
+
+
+def _standardised(product: Product, truth: Product, region: ScoringRegion) -> Product:
+    from ptychodus.api.metrics import estimate_reconstruction_ambiguities
+
+    inside = np.zeros(region.array_shape)
+    inside[region.row_begin : region.row_end, region.column_begin : region.column_end] = 1.0
+    for _ in range(2):  # the factor and the ramp are estimated in turn: the second pass settles both
+        ambiguities = estimate_reconstruction_ambiguities(product, reference=truth, weights=inside)
+        product = ambiguities.standardize_product(product)
+    return product
+
+
+def _shift_between(truth: Product, product: Product, region: ScoringRegion) -> tuple[float, float]:
+    """By how many pixels (y, x) ``product`` must move to lie on ``truth``, told from the scored rectangle."""
+    from ptychodus.api.object import Object, RegistrationQuantity, estimate_object_alignment_shift
+
+    pieces = []
+    for item in (truth, product):
+        array = region.crop(item.object_.get_layers_flattened())
+        tapered = (array - array.mean()) * region.weights
+        pieces.append(Object(tapered, item.object_.get_pixel_geometry(), item.object_.get_center()))
+    shift_y, shift_x = estimate_object_alignment_shift(
+        *pieces, upsample_factor=50, registration_quantity=RegistrationQuantity.COMPLEX
+    )
+    return float(shift_y), float(shift_x)
 
 
 def scoring_region(product: Product) -> ScoringRegion:

@@ -76,3 +76,16 @@ def phase_and_scale_free_error(
     a, t = answer[covered], truth[covered]
     factor = np.vdot(a, t) / np.vdot(a, a)
     return float(np.linalg.norm(factor * a - t) / np.linalg.norm(t))
+
+
+def without_ramp(
+    answer: npt.NDArray[np.complexfloating],
+    truth: npt.NDArray[np.complexfloating],
+    covered: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.complexfloating]:
+    """``answer`` less its linear phase ramp against ``truth``: probe and object refined together trade one freely."""
+    size = 2048
+    spectrum = np.abs(np.fft.fft2(np.where(covered, truth * answer.conj(), 0), (size, size)))
+    ky, kx = (np.fft.fftfreq(size)[index] for index in np.unravel_index(spectrum.argmax(), spectrum.shape))
+    y, x = np.indices(answer.shape)
+    return np.asarray(answer * np.exp(2j * np.pi * (ky * y + kx * x)))

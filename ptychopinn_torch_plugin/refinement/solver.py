@@ -17,12 +17,11 @@ from torch import Tensor
 
 from ..config import RefinementConfig
 from ..physics.likelihood import DEVIANCES
-from ..physics.probe import illumination, probes_at
+from ..physics.probe import illumination, power, probes_at
 from ..physics.residual import Batch, Experiment, object_change, position_change, probe_change, residual_of
 from ..physics.slow_phase import low_frequency_filter, push_slow_phases
 from ..stitching import Stitched, cover
 from ..tensors import CACHE_BYTES, ScanTensors
-from .gauge import restore_gauge
 from .modes import add_modes, orthogonalised
 from .motion import Momentum, PositionMotion
 
@@ -34,8 +33,8 @@ FLOOR = 0.05
 """Regularisation of the preconditioners, relative to their largest value."""
 OBJECT_STEP = 1.2
 PROBE_STEP = 1.0
-SLOW_PHASE_GAIN = 3.0
-"""Lower than in the unrolled network: over many epochs more is unstable."""
+SLOW_PHASE_GAIN = 10.0
+"""Stable over many epochs only together with the restarts of the momentum."""
 
 Listener = Callable[[int, float], bool]
 """Told the number of the epoch (from 1) and its deviance; True ends the refinement."""
@@ -101,7 +100,7 @@ class Solver:
     def run(self, listen: Listener) -> Unknowns:
         """Refine for the configured number of epochs, or until ``listen`` says so, and return the unknowns.
 
-        The probe comes back in orthogonal modes, with the power, the centre and the direction of the one that came in.
+        The probe comes back in orthogonal modes, with the power of the one that came in.
         """
         state, config = self.unknowns, self._config
         object_motion, probe_motion = Momentum(state.canvas), Momentum(state.probe)
@@ -211,11 +210,16 @@ class Solver:
         return torch.minimum(positions.clamp_min(0.0), limit - 1e-3)
 
     def _settle(self) -> None:
-        """Undo what probe and object traded without need, and put the modes in order."""
+        """Give the probe back its photons, and put its modes in order.
+
+        Scale, a common translation and a linear phase ramp pass freely between probe and object. Only the scale is put
+        back: where the probe came in off centre, or tilted against the detector, the others are what was mended.
+        """
         state = self.unknowns
         if self._config.refine_probe:
-            state.canvas, state.probe = restore_gauge(state.canvas, state.probe, self._tensors.probe)
-            state.probe = orthogonalised(state.probe)
+            factor = math.sqrt(float(power(self._tensors.probe).sum() / power(state.probe).sum()))
+            state.probe = orthogonalised(state.probe * factor)
+            state.canvas = state.canvas / factor
 
     def stitched(self) -> Stitched:
         """The object so far, 1 where hardly any photon went."""

@@ -29,6 +29,7 @@ QUICK: Final[dict[str, dict[str, object]]] = {
     'Data': {'group_size': 16, 'neighbor_count': 20},
     'Model': {'steps': 4, 'width': 4, 'levels': 2},
     'Training': {'epochs': 3, 'threads': 1},
+    'Refinement': {'refine_epochs': 2},
     'Inference': {'steps': 8, 'threads': 1},
 }
 """Settings with which a scan of 36 patterns of 32 x 32 pixels takes a second, the start of the worker aside."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ptychodus.api.io import load_product, save_product
 from ptychodus.api.product import LossValue
-from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainOutput
+from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_torch_plugin.config import Config, ModelConfig
@@ -72,6 +72,29 @@ def model_file(tmp_path: Path) -> Path:
     path = tmp_path / 'a model.safetensors'
     write_model(path, Config())
     return path
+
+
+def test_refine_needs_no_model(
+    library: PtychoPINNPyTorchLibrary, play: Callable[[Script], FakeWorker], reconstruct_input: ReconstructInput
+) -> None:
+    *_, refiner = library
+    assert not isinstance(refiner, TrainableReconstructor)
+    assert refiner.name == 'Refine'
+    worker = play(finish)
+    (output,) = refiner.reconstruct(reconstruct_input)
+    assert worker.jobs[0].kind == 'refine'
+    assert worker.jobs[0].model_file is None
+    assert (output.product.object_.get_array() == 0.5j).all()
+    assert output.progress == refiner.get_progress_goal()
+
+
+def test_refine_without_epochs_is_refused(
+    library: PtychoPINNPyTorchLibrary, reconstruct_input: ReconstructInput
+) -> None:
+    *_, refiner = library
+    library.settings.get_parameter('refinement', 'refine_epochs').set_value(0)
+    with pytest.raises(ConfigurationError, match='refine_epochs = 0'):
+        next(iter(refiner.reconstruct(reconstruct_input)))
 
 
 def test_library_lists_its_reconstructors(library: PtychoPINNPyTorchLibrary) -> None:
