@@ -155,11 +155,20 @@ class RefinementConfig(_Frozen):
         ge=0,
         le=100_000,
     )
-    likelihood: Literal['amplitude', 'poisson'] = setting(
-        'amplitude',
+    likelihood: Literal['auto', 'amplitude', 'poisson'] = setting(
+        'auto',
         'Likelihood',
         'What simulated and measured patterns are compared by: squared amplitude differences, or the Poisson '
-        'likelihood of the counts.',
+        'likelihood of the counts. "auto" takes Poisson below 20 counts per pixel on average.',
+    )
+    smoothing: float = setting(
+        4.0,
+        'Smoothing',
+        'Strength of the total-variation prior, in photons: faint scans feel it, bright ones hardly. 0 is off; below '
+        '10,000 photons per frame, 0.5 suits an object whose texture is as fine as the pixels.',
+        unit='photons',
+        ge=0.0,
+        le=1e6,
     )
     refine_probe: bool = setting(True, 'Refine the probe', 'Refine all incoherent modes of the probe, too.')
     probe_start: int = setting(

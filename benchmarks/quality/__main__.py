@@ -91,6 +91,7 @@ def _simulated(row: Row, output: Path, *, network: bool) -> list[Line]:
         alone = _without_refinement(config)
         methods.append(('network alone', lambda: reconstruct(scan, model, alone)))
         methods.append(('network, then refinement', lambda: reconstruct(scan, model, config)))
+    settings = ', '.join(f'{name} = {value}' for name, value in row.refinement.items())
     lines: list[Line] = []
     pictures: list[Titled] = []
     for method, make in methods:
@@ -99,7 +100,11 @@ def _simulated(row: Row, output: Path, *, network: bool) -> list[Line]:
         scores = pair.scores
         reached = scores.amplitude_ssim >= row.reach[0] and scores.phase_ssim >= row.reach[1]
         text = f'{scores.amplitude_ssim:.3f} / {scores.phase_ssim:.3f}'
-        lines.append(Line(row.title, method, text, seconds, f'{row.reach[0]:.3f} / {row.reach[1]:.3f}', reached))
+        lines.append(
+            Line(
+                row.title, f'{method} ({settings})', text, seconds, f'{row.reach[0]:.3f} / {row.reach[1]:.3f}', reached
+            )
+        )
         pictures = [('truth', pair.truth), *pictures[1:], (method, pair.product)]
     pixel = truth.object_.get_pixel_geometry()
     draw_objects(pictures, (pixel.height_m, pixel.width_m), row.title, output / f'{folder.name}.png')

@@ -35,6 +35,10 @@ class Momentum:
         self._age += 1
         return self._velocity
 
+    def moved(self, move: Tensor) -> None:
+        """Say what the move came to in the end, where something else had its say in it."""
+        self._velocity = move
+
 
 class PositionMotion:
     """Adam on the Gauss-Newton steps of the positions (D. P. Kingma & J. Ba, arXiv:1412.6980), with cosine decay.

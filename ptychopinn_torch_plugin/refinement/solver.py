@@ -24,6 +24,7 @@ from ..stitching import Stitched, cover
 from ..tensors import CACHE_BYTES, ScanTensors
 from .modes import add_modes, orthogonalised
 from .motion import Momentum, PositionMotion
+from .prior import TotalVariation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ OBJECT_STEP = 1.2
 PROBE_STEP = 1.0
 SLOW_PHASE_GAIN = 10.0
 """Stable over many epochs only together with the restarts of the momentum."""
+
+FAINT_COUNTS = 20.0
+"""Mean counts per measured pixel below which the Poisson likelihood is taken: roots of few counts are biased."""
 
 Listener = Callable[[int, float], bool]
 """Told the number of the epoch (from 1) and its deviance; True ends the refinement."""
@@ -67,6 +71,12 @@ class _Sums:
     deviance: float
 
 
+def likelihood_for(tensors: ScanTensors) -> str:
+    """'poisson' for a faint scan, 'amplitude' for a bright one, which forgives more that no model knows of."""
+    photons = float(power(tensors.probe).sum())
+    return 'poisson' if photons / float(tensors.good_pixels.sum()) < FAINT_COUNTS else 'amplitude'
+
+
 class Solver:
     """Refines one scan.
 
@@ -87,10 +97,12 @@ class Solver:
         self._batches = np.array_split(everything, max(1, math.ceil(tensors.scan.size / batch_size)))
         frame_bytes = 4 * math.prod(tensors.scan.pattern_shape)
         self._kept: dict[int, Tensor] | None = {} if tensors.scan.size * frame_bytes <= CACHE_BYTES else None
-        self._experiment = Experiment(tensors.good_pixels, tensors.phase, config.likelihood)
+        self._likelihood = config.likelihood if config.likelihood != 'auto' else likelihood_for(tensors)
+        self._experiment = Experiment(tensors.good_pixels, tensors.phase, self._likelihood)
         self._gain = low_frequency_filter(self.shape, self._device, SLOW_PHASE_GAIN)
         self.unknowns = self._start()
         self._given = self.unknowns.positions.clone()
+        self._prior = TotalVariation(config.smoothing, self.unknowns.canvas)
 
     def start_from(self, canvas: Tensor, origin: np.ndarray) -> None:
         """Begin with an object that is known already, ``(h, w)`` complex64 with its first pixel at ``origin``."""
@@ -163,7 +175,7 @@ class Solver:
             if self._refines('intensity', epoch):
                 ratio[indices] = self._intensity_ratio(batch.amplitudes, residual.amplitudes)
             share = len(indices) / self._tensors.scan.size
-            judge = DEVIANCES[self._config.likelihood]
+            judge = DEVIANCES[self._likelihood]
             deviance += share * float(judge(residual.amplitudes, batch.amplitudes, self._experiment.good_pixels))
         return _Sums(direction, photons, spectrum, transparency, change, ratio, deviance)
 
@@ -190,9 +202,11 @@ class Solver:
         return (measured.square() * good).sum(dim=(-2, -1)) / (model.square() * good).sum(dim=(-2, -1)).clamp_min(1e-12)
 
     def _move_object(self, sums: _Sums, motion: Momentum) -> None:
-        direction = sums.direction / (sums.photons + FLOOR * sums.photons.max())
-        direction = push_slow_phases(direction[None], self.unknowns.canvas[None], self._gain)[0]
-        self.unknowns.canvas = self.unknowns.canvas + motion.step(OBJECT_STEP * direction)
+        photons = sums.photons + FLOOR * sums.photons.max()
+        before = self.unknowns.canvas
+        direction = push_slow_phases((sums.direction / photons)[None], before[None], self._gain)[0]
+        self.unknowns.canvas = self._prior(before + motion.step(OBJECT_STEP * direction), photons / OBJECT_STEP)
+        motion.moved(self.unknowns.canvas - before)
 
     def _move_probe(self, sums: _Sums, motion: Momentum) -> None:
         direction = torch.fft.ifft2(sums.probe_spectrum) / (sums.transparency + FLOOR * sums.transparency.max())
