@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ class Predictor:
             canvas = estimate
             self._report.advance()
             if preview:
-                self._report.preview(lambda canvas=canvas: cover(canvas[0], photons[0]), window.origin)  # type: ignore[misc]
+                self._report.preview(partial(cover, canvas[0], photons[0]), window.origin)
             if self._report.should_stop():
                 break
         return canvas

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import RefinementConfig
 from ..physics.likelihood import DEVIANCES
-from ..physics.probe import illumination, power, probes_at
+from ..physics.probe import power
 from ..physics.residual import Batch, Experiment, object_change, position_change, probe_change, residual_of
 from ..physics.slow_phase import low_frequency_filter, push_slow_phases
 from ..stitching import Stitched, cover
@@ -53,7 +53,7 @@ class Unknowns:
     probe: Tensor
     """Modes, ``(M, H, W)`` complex64."""
     positions: Tensor
-    """Centres' frames: first pixels with fraction, on the canvas, ``(n, 2)`` float32."""
+    """First pixel (y, x) of each frame on the canvas, with its fraction, ``(n, 2)`` float32."""
     intensities: Tensor
     """Photons of each frame relative to the mean, ``(n,)`` float32."""
 
@@ -102,6 +102,7 @@ class Solver:
         self._gain = low_frequency_filter(self.shape, self._device, SLOW_PHASE_GAIN)
         self.unknowns = self._start()
         self._given = self.unknowns.positions.clone()
+        self._light = torch.ones(self.shape, device=self._device)
         self._prior = TotalVariation(config.smoothing, self.unknowns.canvas)
 
     def start_from(self, canvas: Tensor, origin: np.ndarray) -> None:
@@ -120,6 +121,7 @@ class Solver:
         before = math.inf
         for epoch in range(config.refine_epochs):
             sums = self._look(epoch)
+            self._light = sums.photons
             if sums.deviance > before * (1 + 1e-4):
                 object_motion.restart()
                 probe_motion.restart()
@@ -236,15 +238,8 @@ class Solver:
             state.canvas = state.canvas / factor
 
     def stitched(self) -> Stitched:
-        """The object so far, 1 where hardly any photon went."""
-        state = self.unknowns
-        corners = state.positions.floor()
-        photons = torch.zeros(self.shape, device=self._device)
-        for indices in self._batches:
-            chosen = torch.from_numpy(indices).to(self._device)
-            probes = probes_at(state.probe, state.positions[chosen] - corners[chosen])
-            photons += illumination(probes[None], corners[chosen].long()[None], self.shape)[0]
-        return cover(state.canvas, photons)
+        """The object so far, 1 where hardly any photon went by the last look at the patterns."""
+        return cover(self.unknowns.canvas, self._light)
 
     @property
     def displacements(self) -> Tensor:
