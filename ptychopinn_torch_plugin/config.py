@@ -67,6 +67,24 @@ class DataConfig(_Frozen):
         le=0.5,
     )
 
+    hold_out_scan: bool = setting(
+        False,
+        'Hold out a scan',
+        'With several scans, never train on the last one: it judges the model after every epoch instead of single '
+        'positions.',
+    )
+    subsample: int = setting(
+        0,
+        'Subsample',
+        'Positions of each scan to use, drawn at random. 0 takes all.',
+        unit='positions, 0 = all',
+        ge=0,
+    )
+    subsample_seed: int = setting(0, 'Subsample seed', 'Fixes which positions a subsample takes.', ge=0, le=2**31 - 1)
+    sequential_sampling: bool = setting(
+        False, 'Sequential sampling', 'Take the anchors of the groups in the order of the scan instead of at random.'
+    )
+
     @model_validator(mode='after')
     def _has_enough_neighbours(self) -> DataConfig:
         if self.neighbor_count < self.group_size - 1:
@@ -77,17 +95,46 @@ class DataConfig(_Frozen):
         return self
 
 
+class ProbeConfig(_Frozen):
+    """What is done to the given probe before anything else."""
+
+    mask_radius: float = setting(
+        0.0,
+        'Mask radius',
+        'The probe is set to zero outside a disk of this radius around its centre of power. 0 leaves it whole.',
+        unit='pixels, 0 = off',
+        ge=0.0,
+        le=1e5,
+    )
+    smoothing_sigma: float = setting(
+        0.0,
+        'Smoothing',
+        'Standard deviation of a Gaussian that the probe is convolved with. 0 leaves it as it is.',
+        unit='pixels, 0 = off',
+        ge=0.0,
+        le=1e4,
+    )
+    scale: float = setting(
+        0.0,
+        'Scale',
+        'Photons of the probe: 0 fits them to the counts; any other value takes the probe as given, times this factor.',
+        unit='0 = fitted',
+        ge=0.0,
+        le=1e9,
+    )
+
+
 class ModelConfig(_Frozen):
     """The network. Everything here is written into the model file and fixed by it afterwards."""
 
     model_type: Literal['pinn', 'supervised'] = Field(
         'pinn', description="'pinn' learns from the measured patterns alone, 'supervised' from a reference object."
     )
-    generator: Literal['unrolled'] = setting(
+    generator: Literal['unrolled', 'patch'] = setting(
         'unrolled',
         'Generator',
         'The network that turns patterns into object patches. "unrolled": physics steps on the canvas, each followed '
-        'by a small shared U-Net.',
+        'by a small shared U-Net. "patch": one pass from a group of patterns to its patches.',
     )
     steps: int = setting(
         8, 'Unrolled steps', 'Physics steps, each followed by the network.', unit='steps', ge=1, le=200
@@ -98,6 +145,17 @@ class ModelConfig(_Frozen):
     levels: int = setting(3, 'Network levels', 'Resolution levels of the U-Net.', unit='levels', ge=1, le=6)
     memory_channels: int = setting(
         4, 'Memory channels', 'Channels the network hands from one step to the next.', unit='channels', ge=0, le=64
+    )
+    amplitude_activation: Literal['softplus', 'sigmoid', 'relu', 'swish'] = setting(
+        'softplus',
+        'Amplitude activation',
+        'What keeps the amplitudes of the generator "patch" in range; its phases are pi tanh.',
+    )
+    probe_big: bool = setting(
+        True,
+        'Whole frame',
+        'The generator "patch" fills the frame beyond its central half, too, at coarse resolution; otherwise it is 1 '
+        'there.',
     )
 
 
@@ -113,21 +171,56 @@ class TrainingConfig(_Frozen):
         ge=0,
         le=4096,
     )
-    learning_rate: float = setting(3e-3, 'Learning rate', 'Peak of the one-cycle schedule (AdamW).', gt=0.0, le=1.0)
-    likelihood: Literal['amplitude', 'poisson'] = setting(
+    learning_rate: float = setting(3e-3, 'Learning rate', 'Largest rate of the schedule (AdamW).', gt=0.0, le=1.0)
+    scheduler: Literal['one-cycle', 'constant', 'exponential', 'warmup-cosine', 'plateau'] = setting(
+        'one-cycle', 'Schedule', 'How the learning rate changes over the run.'
+    )
+    likelihood: Literal['amplitude', 'poisson', 'mae'] = setting(
         'amplitude',
         'Likelihood',
-        'What simulated and measured patterns are compared by: squared amplitude differences, or the Poisson '
-        'likelihood of the counts (low dose). "Supervised" compares objects instead.',
+        'What simulated and measured patterns are compared by: squared amplitude differences, the Poisson '
+        'likelihood of the counts (low dose), or absolute amplitude differences (mae). "Supervised" compares objects '
+        'instead.',
+    )
+    probe_trainable: bool = setting(
+        False,
+        'Learn the probe',
+        'Learn the probe of every scan together with the network; the one of the first scan goes into the model.',
+    )
+    positions_trainable: bool = setting(
+        False, 'Learn the positions', 'Learn the positions of every scan together with the network.'
+    )
+    intensity_scale_trainable: bool = setting(
+        False, 'Learn the intensity scale', 'Learn one photon scale for each scan together with the network.'
     )
     gradient_clip: float = setting(
         1.0, 'Gradient clip', 'Largest norm of the gradient in one step. 0 switches the limit off.', ge=0.0
+    )
+    early_stop_patience: int = setting(
+        0,
+        'Patience',
+        'The run ends when the judging loss has not improved for so many epochs. 0 runs all epochs.',
+        unit='epochs, 0 = off',
+        ge=0,
+        le=100_000,
+    )
+    resume: Literal['auto', 'never', 'must'] = setting(
+        'auto',
+        'Resume',
+        'Go on from the state a stopped run left in the output folder: "auto" where it fits these settings and scans, '
+        '"must" or fail, "never".',
     )
     seed: int = setting(0, 'Seed', 'Same seed, same machine, CPU: same model.', ge=0, le=2**31 - 1)
     accelerator: Accelerator = setting(
         'auto', 'Accelerator', 'Device to train on. "auto" takes a GPU where there is one.'
     )
     devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
+    precision: Literal['32', 'bf16', '16'] = setting(
+        '32', 'Precision', 'Precision of the convolutions of the network; physics is always float32.', unit='bits'
+    )
+    accumulate: int = setting(
+        1, 'Accumulate', 'Batches whose gradients are added up for one optimiser step.', unit='batches', ge=1, le=4096
+    )
     threads: int = setting(
         0,
         'CPU threads',
@@ -143,6 +236,40 @@ class TrainingConfig(_Frozen):
         if devices != 1:
             raise ValueError('a scan is trained on with one device at a time, choose 1')
         return devices
+
+
+class ExecutionConfig(_Frozen):
+    """How a training run is carried out and logged; nothing here is needed for a good picture."""
+
+    deterministic: bool = setting(
+        True, 'Deterministic', 'Ask for algorithms whose result does not change from run to run, where there are any.'
+    )
+    workers: int = setting(
+        0, 'Loader processes', 'Processes that cut batches. 0 cuts them in the training process.', ge=0, le=64
+    )
+    pin_memory: bool = setting(False, 'Pin memory', 'Loader processes hand batches over in page-locked memory (GPU).')
+    persistent_workers: bool = setting(
+        False, 'Keep loaders', 'Loader processes live through all epochs instead of starting anew for each.'
+    )
+    prefetch_factor: int = setting(
+        2, 'Prefetched batches', 'Batches each loader process keeps ready.', unit='batches', ge=1, le=1024
+    )
+    progress_bar: bool = setting(False, 'Progress bar', "Show Lightning's own progress bar in the terminal.")
+    checkpoint_top_k: int = setting(
+        0,
+        'Checkpoints',
+        'Model files of the best epochs kept in the folder "checkpoints" beside the model.',
+        unit='files, 0 = none',
+        ge=0,
+        le=1000,
+    )
+    checkpoint_monitor: Literal['auto', 'loss', 'validation_loss'] = setting(
+        'auto', 'Judged by', 'The loss that says which epoch is best; "auto" takes the validation loss if there is one.'
+    )
+    checkpoint_mode: Literal['min', 'max'] = setting('min', 'Best is', 'Whether the smallest or the largest is best.')
+    logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = setting(
+        'csv', 'Logger', 'Where the losses go beside the model; tensorboard and mlflow are extras to install.'
+    )
 
 
 class RefinementConfig(_Frozen):
@@ -194,6 +321,20 @@ class RefinementConfig(_Frozen):
         False, 'Refine the intensities', 'Fit the number of photons of every frame, for a beam that flickers.'
     )
     intensity_start: int = setting(10, 'Intensities from epoch', 'Epochs before the intensities move.', ge=0)
+    refine_geometry: bool = setting(
+        False,
+        'Search the geometry',
+        'Search for a common scale, rotation and shear of the positions that fits the patterns better. What is found '
+        'is reported in the log, never applied.',
+    )
+    search_positions: float = setting(
+        0.0,
+        'Search lost positions',
+        'Positions may be wrong by so many pixels: find them by searching before they are refined. 0 does not search.',
+        unit='pixels, 0 = off',
+        ge=0.0,
+        le=256.0,
+    )
 
 
 class InferenceConfig(_Frozen):
@@ -226,9 +367,22 @@ class InferenceConfig(_Frozen):
     preview_interval: int = setting(
         1,
         'Preview interval',
-        'Show the object after every so many steps (never in batch mode). 0 shows the end result only.',
+        'Show the object in the window after every so many steps. 0 shows the end result only.',
         unit='steps',
         ge=0,
+    )
+    batch_interval: int = setting(
+        0,
+        'Interval in batch mode',
+        'In batch mode, write the product so far after every so many steps. 0 writes the end result only.',
+        unit='steps, 0 = off',
+        ge=0,
+    )
+    half_scans: bool = setting(
+        False,
+        'Compare half scans',
+        'Refine the odd and the even positions apart as well, and report the Fourier ring correlation of the two: the '
+        'resolution that the scan itself vouches for. Takes twice the time.',
     )
     accelerator: Accelerator = setting(
         'auto', 'Accelerator', 'Device to reconstruct on. "auto" takes a GPU where there is one.'
@@ -247,8 +401,10 @@ class Config(_Frozen):
     """The whole tree: what to do, in one value."""
 
     data: DataConfig = DataConfig()
+    probe: ProbeConfig = ProbeConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     refinement: RefinementConfig = RefinementConfig()
     inference: InferenceConfig = InferenceConfig()
 

@@ -20,8 +20,10 @@ from pydantic.fields import FieldInfo
 from ..config import (
     Config,
     DataConfig,
+    ExecutionConfig,
     InferenceConfig,
     ModelConfig,
+    ProbeConfig,
     RefinementConfig,
     TrainingConfig,
     parse_config,
@@ -40,8 +42,10 @@ GROUP_PREFIX: Final = 'PtychoPINNPyTorch'
 
 SECTIONS: Final[dict[str, type[BaseModel]]] = {
     'data': DataConfig,
+    'probe': ProbeConfig,
     'model': ModelConfig,
     'training': TrainingConfig,
+    'execution': ExecutionConfig,
     'refinement': RefinementConfig,
     'inference': InferenceConfig,
 }
@@ -92,15 +96,22 @@ def iter_setting_fields(section: str) -> Iterator[SettingField]:
             yield _describe(section, name, field, field.title)
 
 
-_REFINE_USES: Final = frozenset({'batch_size', 'preview_interval', 'accelerator', 'threads'})
+_REFINE_USES: Final = frozenset(
+    {'batch_size', 'preview_interval', 'batch_interval', 'half_scans', 'accelerator', 'threads'}
+)
 """Inference settings that mean something without a network."""
 
 
 def concerns(reconstructor_name: str, field: SettingField) -> bool:
-    """Whether a reconstructor (by its name, any case) uses a setting: "Refine" has no network to set."""
+    """Whether a reconstructor's panel (by its name, any case) shows a setting.
+
+    "Refine" has no network to set, and how a run is executed is for settings files and scripts only.
+    """
+    if field.section == 'execution':
+        return False
     if reconstructor_name.casefold() != 'refine':
         return True
-    return field.section == 'refinement' or (field.section == 'inference' and field.name in _REFINE_USES)
+    return field.section in ('probe', 'refinement') or (field.section == 'inference' and field.name in _REFINE_USES)
 
 
 def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingField:
