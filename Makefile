@@ -1,13 +1,18 @@
 # make test   lint, type checks, import rules and the tests, in .venv
 # make demo   simulate a scan (or take SCAN=folder), train, reconstruct and score it; the result lies in demo/
+# make docs   build the documentation into build/docs, warnings being errors
 # make wheel  build the wheel into dist/
+# make reliability  renew docs/reliability.md from the tests that inject faults
+# make fuzz   mutate model files and training files for two minutes each, guided by coverage
+# make soak   200 reconstructions and 20 trainings in one process: nothing may grow (about half an hour)
+# make quality  the table of docs/benchmarks.md (STAR=folder adds the measured star, PTYCHI=python pty-chi)
 # make clean  remove what these targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo wheel clean
+.PHONY: test check demo docs wheel reliability fuzz soak quality clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.
@@ -29,6 +34,15 @@ test: check
 
 demo: $(STAMP)
 	$(BIN)/ptychopinn-torch demo $(if $(SCAN),--scan '$(SCAN)')
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W -b html docs build/docs
+
+quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality $(if $(STAR),--star '$(STAR)') $(if $(PTYCHI),--ptychi '$(PTYCHI)')
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation

@@ -137,14 +137,24 @@ class ModelConfig(_Frozen):
         'by a small shared U-Net. "patch": one pass from a group of patterns to its patches.',
     )
     steps: int = setting(
-        8, 'Unrolled steps', 'Physics steps, each followed by the network.', unit='steps', ge=1, le=200
+        8,
+        'Physics steps',
+        'Physics steps: each is followed by the network ("unrolled"), or all come before its one pass ("patch").',
+        unit='steps',
+        ge=1,
+        le=200,
     )
     width: int = setting(
         16, 'Network width', 'Feature channels of the first level of the U-Net.', unit='channels', ge=4, le=256
     )
     levels: int = setting(3, 'Network levels', 'Resolution levels of the U-Net.', unit='levels', ge=1, le=6)
     memory_channels: int = setting(
-        4, 'Memory channels', 'Channels the network hands from one step to the next.', unit='channels', ge=0, le=64
+        4,
+        'Memory channels',
+        'Channels that the network "unrolled" hands from one step to the next.',
+        unit='channels',
+        ge=0,
+        le=64,
     )
     amplitude_activation: Literal['softplus', 'sigmoid', 'relu', 'swish'] = setting(
         'softplus',
@@ -270,6 +280,15 @@ class ExecutionConfig(_Frozen):
     logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = setting(
         'csv', 'Logger', 'Where the losses go beside the model; tensorboard and mlflow are extras to install.'
     )
+    silence_limit: int = setting(
+        900,
+        'Silence limit',
+        'A worker process that reports neither progress nor a line of log for so long is taken for hung and ended. '
+        '0 waits for ever.',
+        unit='seconds, 0 = off',
+        ge=0,
+        le=10_000_000,
+    )
 
 
 class RefinementConfig(_Frozen):
@@ -351,7 +370,8 @@ class InferenceConfig(_Frozen):
     window_size: int = setting(
         0,
         'Window size',
-        'Positions reconstructed jointly on one canvas. 0 takes the whole scan (best picture); a small window suits '
+        'Positions reconstructed jointly on one canvas. 0 takes the whole scan (best picture), or with the generator '
+        '"patch" groups as in training; a small window suits '
         'a GPU with little memory.',
         unit='positions, 0 = all',
         ge=0,

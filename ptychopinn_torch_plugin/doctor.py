@@ -6,8 +6,7 @@ report and not a crash of it.
 
 from __future__ import annotations
 
-import dataclasses
-import json as json_module
+import json
 import platform
 import subprocess
 import sys
@@ -108,20 +107,6 @@ def report(checks: Iterable[Check]) -> str:
 
     verdict = 'Everything is in place.' if is_healthy(checks) else 'Something is missing: see the lines marked FAIL.'
     return '\n'.join([*lines, verdict])
-
-
-def run(json: bool) -> int:
-    """Print the report, as text or as JSON; return 0 where everything required is there, else 1."""
-    checks = collect()
-    healthy = is_healthy(checks)
-
-    if json:
-        tree = {'ok': healthy, 'checks': [dataclasses.asdict(check) for check in checks]}
-        sys.stdout.write(json_module.dumps(tree, indent=2) + '\n')
-    else:
-        sys.stdout.write(report(checks) + '\n')
-
-    return 0 if healthy else 1
 
 
 def _check_python() -> Check:
@@ -228,7 +213,7 @@ def _probe(program: str) -> tuple[dict[str, object], str]:
     *log, answer = done.stdout.strip().splitlines() or ['']
 
     try:
-        found = json_module.loads(answer)
+        found = json.loads(answer)
     except ValueError as error:
         raise ProbeError(f'unexpected answer {answer!r}') from error
 

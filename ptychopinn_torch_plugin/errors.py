@@ -35,5 +35,17 @@ class TrainingError(PtychoPINNError, RuntimeError):
     """Training had to end without a usable model (for example a loss that is not finite)."""
 
 
+class ReconstructionError(PtychoPINNError, RuntimeError):
+    """A reconstruction came to no usable object (for example one that is not finite)."""
+
+
+class MemoryLimitError(PtychoPINNError, MemoryError):
+    """The memory of the device ran out, with smaller batches as well; the message names the settings to change."""
+
+
+class OutputError(PtychoPINNError, OSError):
+    """A file cannot be written; the message names it, the bytes it needs, and what is still there."""
+
+
 class WorkerError(PtychoPINNError, RuntimeError):
     """The worker process failed or died; the message carries its last words and a hint at the cause."""

@@ -7,21 +7,22 @@ normative. Reading the header does not import torch (the host process does it).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .config import Config
+from .config import Config, ModelConfig
+from .data.archive import physical_memory
+from .data.checks import MAX_PATTERN_PX, MIN_PATTERN_PX
 from .errors import ModelFileError
+from .files import write_atomically
+from .tensorfile import open_tensor_file, parse_header, shown
 from .types import LossRecord
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 BACKEND = 'PtychoPINN (PyTorch)'
 PROBE_KEY = 'probe'
 WEIGHTS_PREFIX = 'generator.'
+MAX_PROBE_MODES = 1024
+MAX_EPOCHS = 100_000
 
 _FOREIGN_MAGIC = {
     b'PK\x03\x04': 'a zip archive (a PyTorch checkpoint, or an archive of the TensorFlow backend of PtychoPINN)',
@@ -46,9 +49,9 @@ _FOREIGN_MAGIC = {
 class LossEntry(BaseModel):
     """Losses of one epoch in the header."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
-    epoch: int
+    epoch: int = Field(ge=0, le=MAX_EPOCHS)
     training: float
     validation: float | None = None
 
@@ -56,13 +59,13 @@ class LossEntry(BaseModel):
 class ModelHeader(BaseModel):
     """The JSON header of a model file."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
     format_version: int
     backend: str
     config: Config
-    history: tuple[LossEntry, ...]
-    photons_per_frame: float
+    history: tuple[LossEntry, ...] = Field(max_length=MAX_EPOCHS)
+    photons_per_frame: float = Field(ge=0.0)
     """Mean photons per frame of the training scan: the power of the saved probe."""
     scans: tuple[str, ...]
     """Names of the scans that the model was trained on."""
@@ -103,15 +106,8 @@ class TrainedModel:
 
         from .model.registry import build_generator
 
+        _check_shapes({name: array.shape for name, array in self.weights.items()}, self.config.model)
         generator = build_generator(self.config.model)
-        expected = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in self.weights.items()}
-        if expected != found:
-            differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise ModelFileError(
-                f'The weights in the model file do not fit its own configuration (first of {len(differing)}: '
-                f'"{differing[0]}"): the file is damaged; train again or take another copy.'
-            )
         generator.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
         return generator.eval()
 
@@ -138,21 +134,6 @@ def save_model(path: Path, model: TrainedModel) -> None:
     write_atomically(path, save(tensors, metadata={HEADER_KEY: model.header.model_dump_json()}))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside ``path``, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{uuid4().hex}.tmp')
-    try:
-        with temporary.open('xb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def read_model_header(path: Path) -> ModelHeader:
     """Read and check the header of a model file, without torch.
 
@@ -160,28 +141,22 @@ def read_model_header(path: Path) -> ModelHeader:
         ModelFileError: the file is missing, of another format, of another backend, of a newer version, or damaged.
     """
     _refuse_foreign(path)
+    with open_tensor_file(path, HEADER_KEY) as (_, text):
+        return _header_from(text, path)
+
+
+def _header_from(text: str, path: Path) -> ModelHeader:
+    tree = parse_header(text, path)
+    _check_backend_and_version(path, tree)
     try:
-        with safe_open(path, framework='numpy') as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f'{path.name} is not a readable safetensors file ({error}); choose a model file.'
-        ) from error
-    if HEADER_KEY not in metadata:
-        raise ModelFileError(
-            f'{path.name} is a safetensors file, but not a model of {BACKEND}: it has no "{HEADER_KEY}" header.'
-        )
-    _check_backend_and_version(path, metadata[HEADER_KEY])
-    try:
-        header = ModelHeader.model_validate_json(metadata[HEADER_KEY])
+        return ModelHeader.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = '.'.join(str(part) for part in first['loc'])
+        where = shown('.'.join(str(part) for part in first['loc']))
         raise ModelFileError(
             f'The header of {path.name} cannot be used ({where}: {first["msg"]}): it was written by another version '
             'of the package, or is damaged.'
         ) from error
-    return header
 
 
 class _Identity(BaseModel):
@@ -189,60 +164,112 @@ class _Identity(BaseModel):
 
     model_config = ConfigDict(extra='ignore')
 
-    format_version: int
+    format_version: int = Field(ge=0, le=10**6)
     backend: str
 
 
-def _check_backend_and_version(path: Path, header: str) -> None:
+def _check_backend_and_version(path: Path, tree: object) -> None:
     try:
-        identity = _Identity.model_validate_json(header)
+        identity = _Identity.model_validate(tree)
     except ValidationError as error:
         raise ModelFileError(f'The header of {path.name} names no backend and format: the file is damaged.') from error
     if identity.format_version != FORMAT_VERSION or identity.backend != BACKEND:
         raise ModelFileError(
-            f'{path.name} holds a model of backend "{identity.backend}", format {identity.format_version}; '
+            f'{path.name} holds a model of backend "{shown(identity.backend)}", format {identity.format_version}; '
             f'this package reads backend "{BACKEND}", format {FORMAT_VERSION}.'
         )
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Read a model file.
+    """Read a model file. What it holds is compared with what its configuration needs before any of it is read.
 
     Raises:
-        ModelFileError: as :func:`read_model_header`, or tensors are missing, of a wrong type or not finite.
+        ModelFileError: as :func:`read_model_header`; tensors are missing, of a wrong type or shape, or not finite.
+        ImportError: torch cannot be imported.
     """
-    header = read_model_header(path)
-    weights: dict[str, npt.NDArray[np.float32]] = {}
-    probe: npt.NDArray[np.complex64] | None = None
-    with safe_open(path, framework='numpy') as file:
-        for name in file.keys():  # noqa: SIM118 - not a mapping
-            array = _read_tensor(file, name, path)
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ModelFileError(f'Tensor "{name}" in {path.name} is not finite float32: the file is damaged.')
-            if name.startswith(WEIGHTS_PREFIX):
-                weights[name.removeprefix(WEIGHTS_PREFIX)] = array
-            elif name == PROBE_KEY and array.ndim == 4 and array.shape[-1] == 2:
-                probe = np.ascontiguousarray(array).view(np.complex64)[..., 0]
-            else:
-                raise ModelFileError(f'Tensor "{name}" in {path.name} is not part of the format: the file is damaged.')
-    if probe is None:
+    _refuse_foreign(path)
+    if path.stat().st_size > physical_memory():
+        raise ModelFileError(f'{path.name} is larger than the memory of this machine: no model of this package is.')
+    with open_tensor_file(path, HEADER_KEY) as (file, text):
+        header = _header_from(text, path)
+        shapes = {name: _declared_shape(file, name, path) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        _check_probe_shape(shapes.pop(PROBE_KEY, None), path)
+        _check_shapes(_without_prefix(shapes, path), header.config.model)
+        weights = {name.removeprefix(WEIGHTS_PREFIX): _read_tensor(file, name, path) for name in shapes}
+        parts = _read_tensor(file, PROBE_KEY, path)
+    if not parts.any():
+        raise ModelFileError(f'The probe in {path.name} is zero everywhere: the file is damaged.')
+    return TrainedModel(header, weights, np.ascontiguousarray(parts).view(np.complex64)[..., 0])
+
+
+def _declared_shape(file: Any, name: str, path: Path) -> tuple[int, ...]:  # noqa: ANN401 - safetensors has no types
+    """The shape that the table of ``file`` gives the tensor ``name``, which must be float32."""
+    declared = file.get_slice(name)
+    if declared.get_dtype() != 'F32':
+        raise ModelFileError(f'Tensor "{shown(name)}" in {path.name} is not float32: the file is damaged.')
+    return tuple(declared.get_shape())
+
+
+def _check_probe_shape(shape: tuple[int, ...] | None, path: Path) -> None:
+    if shape is None:
         raise ModelFileError(f'{path.name} holds no probe: the file is damaged.')
-    return TrainedModel(header, weights, probe)
+    sides = range(MIN_PATTERN_PX, MAX_PATTERN_PX + 1)
+    if not (
+        len(shape) == 4
+        and 1 <= shape[0] <= MAX_PROBE_MODES
+        and shape[1] in sides
+        and shape[2] in sides
+        and shape[3] == 2
+    ):
+        raise ModelFileError(
+            f'The probe in {path.name} has shape {shape if len(shape) < 9 else "of many axes"}, not (modes, height, '
+            f'width, 2) with sides of {MIN_PATTERN_PX} to {MAX_PATTERN_PX} pixels: the file is damaged.'
+        )
 
 
-def _read_tensor(file: Any, name: str, path: Path) -> npt.NDArray[Any]:  # noqa: ANN401 - safetensors has no types
-    try:
-        array: npt.NDArray[Any] = file.get_tensor(name)
-    except TypeError as error:  # a dtype that NumPy does not have
-        raise ModelFileError(f'Tensor "{name}" in {path.name} is not float32: the file is damaged.') from error
+def _without_prefix(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, tuple[int, ...]]:
+    for name in shapes:
+        if not name.startswith(WEIGHTS_PREFIX):
+            raise ModelFileError(
+                f'Tensor "{shown(name)}" in {path.name} is not part of the format: the file is damaged.'
+            )
+    return {name.removeprefix(WEIGHTS_PREFIX): shape for name, shape in shapes.items()}
+
+
+def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Raise unless the weights ``found`` are exactly those of the network of ``config``, which is not built."""
+    import torch
+
+    from .model.registry import build_generator
+
+    with torch.device('meta'):  # shapes without memory
+        skeleton = build_generator(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if differing:
+        raise ModelFileError(
+            f'The weights in the model file do not fit its own configuration (first of {len(differing)}: '
+            f'"{shown(differing[0])}"): the file is damaged; train again or take another copy.'
+        )
+
+
+def _read_tensor(file: Any, name: str, path: Path) -> npt.NDArray[np.float32]:  # noqa: ANN401 - safetensors has no types
+    array: npt.NDArray[np.float32] = file.get_tensor(name)
+    if not np.isfinite(array).all():
+        raise ModelFileError(f'Tensor "{shown(name)}" in {path.name} is not finite float32: the file is damaged.')
     return array
 
 
 def _refuse_foreign(path: Path) -> None:
-    if not path.is_file():
-        raise ModelFileError(f'There is no model file {path}.')
-    with path.open('rb') as file:
-        start = file.read(9)
+    try:
+        if not path.is_file():
+            raise ModelFileError(f'There is no model file {path}.')
+        with path.open('rb') as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ModelFileError(
+            f'{path} cannot be read ({error.strerror}): check its permissions or choose another file.'
+        ) from error
     if start[8:9] == b'{':
         return  # the length of a JSON header in eight bytes, then the header: those bytes may look like any magic
     for magic, kind in _FOREIGN_MAGIC.items():

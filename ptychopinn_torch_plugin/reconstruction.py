@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +14,28 @@ import torch
 from torch import Tensor
 
 from .config import Config
+from .data.finite import refuse_non_finite
+from .data.probe import prepared
 from .data.scan import RawScan
 from .devices import select_device, use_threads
-from .errors import InputError
-from .inference import Predictor, windows_of
+from .errors import InputError, ReconstructionError
+from .inference import Predictor, rounds_of, steps_of
+from .judgement.engine import judge
+from .judgement.halves import judged
+from .memory import with_smaller_batches
 from .observer import Observer, SilentObserver
 from .persistence import TrainedModel
+from .refinement.geometry import search_geometry
+from .refinement.search import search_positions
 from .refinement.solver import Solver
 from .report import Report, on_grid
 from .stitching import Stitched
 from .tensors import ScanTensors
-from .types import LossRecord, Reconstruction
+from .types import Judgement, LossRecord, Reconstruction
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_STEPS_FACTOR = 2
-"""More steps than in training still improve the picture: the network was trained to help at every one of them."""
+Result = TypeVar('Result')
 
 
 def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Observer | None = None) -> Reconstruction:
@@ -44,11 +53,24 @@ def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Ob
 
     Raises:
         InputError: the model's probe was asked for and does not fit the patterns.
+        MemoryLimitError: memory runs out, with batches of a quarter of the size as well.
+        ReconstructionError: the result is not finite.
+        ConfigurationError: more steps are asked for than the network of the model can take.
     """
-    tensors = _tensors(scan, config, probe=_chosen_probe(scan, model, config))
-    steps = config.inference.steps or DEFAULT_STEPS_FACTOR * model.config.model.steps
-    windows = len(windows_of(tensors, config.inference.window_size))
-    report = _report(scan, config, observer, network_steps=windows * steps)
+
+    def run(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+        return _reconstruct(scan, model, config, observer)
+
+    return judged(run, scan, config, observer)
+
+
+def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Observer) -> Reconstruction:
+    tensors = _tensors(scan, config, observer, probe=_chosen_probe(scan, model, config))
+    generator = model.build().to(tensors.device)
+    steps = steps_of(generator, config.inference.steps)
+    rounds = rounds_of(tensors, generator, model.config.data.group_size, config.inference)
+    windows = sum(len(together.indices) for together in rounds)
+    report = _report(scan, config, observer, network_steps=len(rounds) * steps)
     logger.info(
         'Reconstructing %s (%d positions) with %s: %d steps on %s.',
         scan.name,
@@ -57,13 +79,18 @@ def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Ob
         steps,
         'one canvas' if windows == 1 else f'each of {windows} windows',
     )
-    generator = model.build().to(tensors.device)
-    stitched = Predictor(tensors, generator, steps, config.inference, report).predict()
-    origin, _ = tensors.extent(np.arange(scan.size))
-    answer = _Answer(stitched, origin, tensors.probe, scan.positions)
+
+    def predict(config: Config) -> Stitched:
+        rounds = rounds_of(tensors, generator, model.config.data.group_size, config.inference)
+        return Predictor(tensors, generator, rounds, steps, config.inference, report).predict()
+
+    stitched = _in_batches(predict, config, tensors, report, 'The network')
+    origin, _ = tensors.extent(np.arange(tensors.scan.size))
+    answer = _Answer(stitched, origin, tensors.probe, tensors.scan.positions)
     if config.refinement.refine_epochs and not report.should_stop():
-        answer, _ = _refine(tensors, config, report, start=answer)
-    return _reconstruction(scan, answer, model.losses)
+        answer = _refined(tensors, config, report, answer)
+    found = _reconstruction(scan, answer, model.losses)
+    return replace(found, judgement=_judge(tensors, config, report, answer))
 
 
 def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> Reconstruction:
@@ -71,10 +98,15 @@ def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> R
 
     Arguments and return value as in :func:`reconstruct`; the losses are the deviances of the epochs.
     """
-    tensors = _tensors(scan, config, probe=None)
+    return judged(_refine_scan, scan, config, observer)
+
+
+def _refine_scan(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    tensors = _tensors(scan, config, observer, probe=None)
     report = _report(scan, config, observer, network_steps=0)
-    answer, losses = _refine(tensors, config, report, start=None)
-    return _reconstruction(scan, answer, losses)
+    answer, losses = _refine_in_batches(tensors, config, report, start=None)
+    found = _reconstruction(scan, answer, losses)
+    return replace(found, judgement=_judge(tensors, config, report, answer))
 
 
 class _Answer(NamedTuple):
@@ -86,14 +118,56 @@ class _Answer(NamedTuple):
     positions: npt.NDArray[np.float64]
 
 
-def _tensors(scan: RawScan, config: Config, probe: npt.NDArray[np.complexfloating] | None) -> ScanTensors:
+def _tensors(
+    scan: RawScan, config: Config, observer: Observer, probe: npt.NDArray[np.complexfloating] | None
+) -> ScanTensors:
+    """The scan on its device, with its positions found anew where the configuration asks for a search."""
     use_threads(config.inference.threads)
-    return ScanTensors(scan, select_device(config.inference.accelerator), probe=probe)
+    device = select_device(config.inference.accelerator)
+    scan = prepared(scan, config.probe)
+    if config.refinement.refine_geometry:
+        logger.info(search_geometry(scan, config.refinement, device, observer.should_stop).sentence())
+    if config.refinement.search_positions and not observer.should_stop():
+        found = search_positions(scan, config.refinement, device, observer.should_stop)
+        scan = replace(scan, positions=found)
+    return ScanTensors(scan, device, probe=probe, scale=config.probe.scale)
 
 
 def _report(scan: RawScan, config: Config, observer: Observer | None, *, network_steps: int) -> Report:
     goal = network_steps + config.refinement.refine_epochs
     return Report(observer or SilentObserver(), goal, scan.object_shape, config.inference.preview_interval)
+
+
+def _in_batches(
+    work: Callable[[Config], Result], config: Config, tensors: ScanTensors, report: Report, what: str
+) -> Result:
+    """Run a stage of a reconstruction; where memory runs out, run it again in smaller batches."""
+    done = report.done
+
+    def attempt(batch_size: int) -> Result:
+        report.rewind(done)
+        inference = config.inference.model_copy(update={'batch_size': batch_size})
+        return work(config.model_copy(update={'inference': inference}))
+
+    return with_smaller_batches(attempt, min(config.inference.batch_size, tensors.scan.size), what)
+
+
+def _refined(tensors: ScanTensors, config: Config, report: Report, answer: _Answer) -> _Answer:
+    """The answer of the network after refinement; the very same, with a warning, where refinement diverges."""
+    try:
+        return _refine_in_batches(tensors, config, report, start=answer)[0]
+    except ReconstructionError as error:
+        logger.warning('%s The object of the network is handed over as it is.', error)
+        return answer
+
+
+def _refine_in_batches(
+    tensors: ScanTensors, config: Config, report: Report, *, start: _Answer | None
+) -> tuple[_Answer, tuple[LossRecord, ...]]:
+    def work(config: Config) -> tuple[_Answer, tuple[LossRecord, ...]]:
+        return _refine(tensors, config, report, start=start)
+
+    return _in_batches(work, config, tensors, report, 'The refinement')
 
 
 def _refine(
@@ -105,6 +179,8 @@ def _refine(
     losses: list[LossRecord] = []
 
     def listen(epoch: int, deviance: float) -> bool:
+        if not math.isfinite(deviance):
+            raise _divergence(tensors.scan, epoch)
         losses.append(LossRecord(epoch, deviance, None))
         report.advance()
         report.preview(solver.stitched, solver.origin)
@@ -114,6 +190,8 @@ def _refine(
         unknowns = solver.run(listen)
         stitched = solver.stitched()
     positions = tensors.scan.positions + solver.displacements.cpu().numpy().astype(np.float64)
+    if not (_is_finite(stitched.canvas) and _is_finite(unknowns.probe) and np.isfinite(positions).all()):
+        raise _divergence(tensors.scan, len(losses))
     if losses:
         logger.info(
             'Refined %d epochs: deviance per pixel %.3f to %.3f (1 is photon noise).',
@@ -124,18 +202,41 @@ def _refine(
     return _Answer(stitched, solver.origin, unknowns.probe, positions), tuple(losses)
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _divergence(scan: RawScan, epoch: int) -> ReconstructionError:
+    return ReconstructionError(
+        f'The refinement of {scan.name} diverged in epoch {epoch}: the object, the probe or the positions are no '
+        'longer finite. Check the probe and the bad-pixel mask, or switch off "Refine the probe" and "Refine the '
+        'positions".'
+    )
+
+
+def _judge(tensors: ScanTensors, config: Config, report: Report, answer: _Answer) -> Judgement:
+    def work(config: Config) -> Judgement:
+        return judge(tensors, *answer, batch_size=config.inference.batch_size)
+
+    return _in_batches(work, config, tensors, report, 'The judgement')
+
+
 def _reconstruction(scan: RawScan, answer: _Answer, losses: tuple[LossRecord, ...]) -> Reconstruction:
     object_array, coverage = on_grid(answer.stitched, answer.origin, scan.object_shape)
+    positions = scan.positions.copy()
+    positions[scan.lit] = answer.positions  # empty patterns were skipped; their positions keep number and place
     logger.info(
         'The scan lights %.0f %% of the object grid; the rest stays 1.', 100 * float(coverage.mean(dtype=np.float64))
     )
-    return Reconstruction(
+    reconstruction = Reconstruction(
         object_array=object_array,
         coverage=coverage,
         probe=answer.probe.cpu().numpy(),
-        positions=answer.positions,
+        positions=positions,
         losses=losses,
     )
+    refuse_non_finite(reconstruction, scan.name)
+    return reconstruction
 
 
 def _chosen_probe(scan: RawScan, model: TrainedModel, config: Config) -> npt.NDArray[np.complexfloating] | None:

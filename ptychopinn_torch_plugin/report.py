@@ -28,13 +28,24 @@ class Report:
         self._interval = preview_interval
         self._done = 0
 
+    @property
+    def done(self) -> int:
+        """Steps done so far."""
+        return self._done
+
+    def rewind(self, done: int) -> None:
+        """Go back to ``done`` steps: what came after them is done anew."""
+        self._done = done
+
     def advance(self) -> None:
         """One more step is done."""
         self._done += 1
+        # Smaller batches, where memory ran out, may need more steps than were planned.
+        self._goal = max(self._goal, self._done)
         self._observer.on_progress(self._done, self._goal)
 
     def preview(self, make: Callable[[], Stitched], origin: npt.NDArray[np.integer]) -> None:
-        """Show what ``make`` returns, a canvas with its first pixel at ``origin``, if a preview is due."""
+        """Show what ``make`` returns, a canvas with its first pixel at ``origin`` ``(2,)`` (y, x), if one is due."""
         if self._interval and self._done % self._interval == 0 and self._done < self._goal:
             self._observer.on_preview(on_grid(make(), origin, self._object_shape)[0])
 

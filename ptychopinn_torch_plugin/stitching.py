@@ -27,9 +27,12 @@ class Stitched(NamedTuple):
     """``(h, w)`` bool: pixels that were illuminated."""
 
 
-def cover(canvas: Tensor, photons: Tensor) -> Stitched:
-    """Set ``canvas`` ``(h, w)`` to 1 where ``photons`` ``(h, w)`` hardly came, and say where they did."""
-    coverage = photons > COVERAGE_FLOOR * photons.max()
+def cover(canvas: Tensor, photons: Tensor, floor: float = COVERAGE_FLOOR) -> Stitched:
+    """Set ``canvas`` ``(h, w)`` to 1 where ``photons`` ``(h, w)`` hardly came, and say where they did.
+
+    ``floor`` is the share of the most photons on a pixel that counts as hardly any.
+    """
+    coverage = photons > floor * photons.max()
     return Stitched(torch.where(coverage, canvas, torch.ones_like(canvas)), coverage)
 
 
@@ -66,7 +69,7 @@ class Stitcher:
         self._sum += merge(patches * weight, corners, self._shape)
         self._weight += merge(weight, corners, self._shape)
 
-    def result(self) -> Stitched:
-        """The object so far."""
+    def result(self, floor: float = COVERAGE_FLOOR) -> Stitched:
+        """The object so far; ``floor`` as in :func:`cover`."""
         weight = self._weight[0]
-        return cover(self._sum[0] / weight.clamp_min(1e-30), weight)
+        return cover(self._sum[0] / weight.clamp_min(1e-30), weight, floor)

@@ -31,28 +31,32 @@ class ScanTensors:
     """One scan, ready to be cut into :class:`~.physics.forward.Frames` on ``device``.
 
     Args:
-        scan: the validated scan.
+        scan: the validated scan; its empty patterns are left out here, so ``self.scan`` may have fewer positions.
         device: where batches go.
         probe: probe modes to use instead of the scan's, ``(M, H, W)`` complex, any scale.
+        scale: factor for the probe as it comes; 0 fits the factor to the counts.
 
     Raises:
         InputError: no photon scale can be fitted.
     """
 
     def __init__(
-        self, scan: RawScan, device: torch.device, probe: npt.NDArray[np.complexfloating] | None = None
+        self,
+        scan: RawScan,
+        device: torch.device,
+        probe: npt.NDArray[np.complexfloating] | None = None,
+        scale: float = 0.0,
     ) -> None:
-        self.scan = scan
+        self.scan = scan = scan.without_empty()
         self.device = device
+        self.positions = scan.positions
         self.corners, self.remainders = frames_of(scan.positions, scan.pattern_shape)
         shape = scan.pattern_shape
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
         self.phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
-        modes = np.ascontiguousarray(scan.probe if probe is None else probe, dtype=np.complex64)
-        # A probe of any scale first becomes one of power one: float32 then holds for all conventions.
-        modes = modes / np.linalg.norm(modes)
-        self.probe = torch.from_numpy(modes).to(device)
-        self.probe = self.probe * self._fit_scale()
+        modes = scan.probe if probe is None else probe
+        self.probe = torch.from_numpy(_of_power_one(modes)).to(device)
+        self.probe = self.probe * (scale * norm_of(modes) if scale else self._fit_scale())
 
     def frames(self, indices: npt.NDArray[np.integer], origin: npt.NDArray[np.integer]) -> Frames:
         """Gather one canvas' positions.
@@ -72,6 +76,12 @@ class ScanTensors:
             corners=corners[None],
             good_pixels=self.good_pixels,
         )
+
+    def adopt(self, probe: Tensor, positions: npt.NDArray[np.float64]) -> None:
+        """Go on with a probe ``(M, H, W)`` complex64 in photons, on the device, and positions ``(n, 2)``."""
+        self.probe = probe
+        self.positions = positions
+        self.corners, self.remainders = frames_of(positions, self.scan.pattern_shape)
 
     def amplitudes(self, indices: npt.NDArray[np.integer]) -> Tensor:
         """Measured amplitudes of some positions, ``(C, H, W)`` float32, zero frequency at the corner, 0 where bad."""
@@ -98,3 +108,16 @@ class ScanTensors:
                 'the bad-pixel mask, and that the patterns have their zero frequency at the centre.'
             )
         return scale
+
+
+def norm_of(modes: npt.NDArray[np.complexfloating]) -> float:
+    """Square root of the power of ``modes`` ``(M, H, W)``, in double precision."""
+    return float(np.linalg.norm(modes.astype(np.complex128)))
+
+
+def _of_power_one(modes: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
+    """``modes`` ``(M, H, W)`` of any scale, scaled to power one: float32 then holds for all conventions."""
+    # First by the largest part, in the precision that came: neither squares nor complex64 hold every scale.
+    largest = max(float(np.abs(modes.real).max()), float(np.abs(modes.imag).max()))
+    near_one = np.ascontiguousarray(modes / largest, dtype=np.complex64)
+    return np.asarray(near_one / np.linalg.norm(near_one))

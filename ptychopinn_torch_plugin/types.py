@@ -23,6 +23,65 @@ class LossRecord:
 
 
 @dataclass(frozen=True, eq=False)
+class RingCorrelation:
+    """How two objects agree, ring by ring in Fourier space; all arrays ``(rings,)``."""
+
+    frequencies: npt.NDArray[np.float64]
+    """Inner edges of the rings, cycles per pixel."""
+
+    correlation: npt.NDArray[np.float64]
+    """From -1 to 1; NaN in an empty ring."""
+
+    threshold: npt.NDArray[np.float64]
+    """Half-bit threshold; NaN in an empty ring."""
+
+    resolution_px: float | None
+    """Full period, in pixels, where the correlation first falls below the threshold: 2 if it never does, None if the
+    lowest rings already do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What the patterns say of a reconstruction, without a truth. Maps are float32, NaN where nothing can be said."""
+
+    r_factor: float
+    """Amplitude R-factor ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)`` at the best global scale ``c``."""
+
+    noise_r_factor: float
+    """What photon noise alone would give, were the reconstruction the truth."""
+
+    excess: float
+    """Squared residual over what photon noise alone would give: 1 at the noise, in the whole scan."""
+
+    scale: float
+    """The scale ``c`` of the R-factor, about 1."""
+
+    covered_share: float
+    """Illuminated share of the object grid, 0 to 1."""
+
+    overlap: float
+    """Positions that share a pixel, weighted by their photons; mean over the photons."""
+
+    uncertainty: float
+    """Median of the uncertainty map where the object is well lit."""
+
+    object_r_map: npt.NDArray[np.float32]
+    """R-factor per object pixel, ``(h, w)``: that of the frames that lit it, weighted by their photons there."""
+
+    detector_r_map: npt.NDArray[np.float32]
+    """R-factor per detector pixel, ``(H, W)``, zero frequency at ``(H // 2, W // 2)``."""
+
+    uncertainty_map: npt.NDArray[np.float32]
+    """Standard deviation of the complex object, ``(h, w)``, dimensionless: half of its square lies in the phase."""
+
+    photons_map: npt.NDArray[np.float32]
+    """Photons that lit each object pixel, ``(h, w)``; 0 outside of the coverage."""
+
+    rings: RingCorrelation | None
+    """Correlation of the half scans, where they were asked for."""
+
+
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """What inference makes of one scan, on the object grid of its product."""
 
@@ -40,3 +99,6 @@ class Reconstruction:
 
     losses: tuple[LossRecord, ...]
     """Training history of the model that was used, or the deviances of the refinement where there is no model."""
+
+    judgement: Judgement | None = None
+    """What the patterns say of it; None where nobody has looked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -27,43 +26,22 @@ def test_this_environment_is_healthy(checks: dict[str, Check]) -> None:
     assert 'cpu' in checks['devices'].detail
 
 
-def use_checks(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
-    monkeypatch.setattr(doctor, 'collect', lambda: list(checks))
-
-
 GOOD = Check('numpy', True, '2.0')
 BAD = Check('torch', False, 'not installed', 'pip install torch')
 OPTIONAL = Check('window', False, 'no PyQt5', 'pip install "ptychodus[gui]"', required=False)
 
 
-@pytest.mark.parametrize(('found', 'code'), [((GOOD,), 0), ((GOOD, OPTIONAL), 0), ((GOOD, BAD), 1)])
-def test_exit_code_and_text(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: tuple[Check, ...], code: int
-) -> None:
-    use_checks(monkeypatch, *found)
-    assert doctor.run(json=False) == code
-    text = capsys.readouterr().out
+@pytest.mark.parametrize(('found', 'healthy'), [((GOOD,), True), ((GOOD, OPTIONAL), True), ((GOOD, BAD), False)])
+def test_text_and_verdict(found: tuple[Check, ...], healthy: bool) -> None:
+    assert doctor.is_healthy(found) is healthy
+    text = doctor.report(found)
 
     for check in found:
         assert check.detail in text
         assert check.remedy in text
 
     assert ('[FAIL] torch' in text) is (BAD in found)
-    assert ('Everything is in place.' in text) is (code == 0)
-
-
-def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    use_checks(monkeypatch, GOOD, BAD)
-    assert doctor.run(json=True) == 1
-    tree = json.loads(capsys.readouterr().out)
-    assert tree['ok'] is False
-    assert tree['checks'][1] == {
-        'name': 'torch',
-        'ok': False,
-        'detail': 'not installed',
-        'remedy': 'pip install torch',
-        'required': True,
-    }
+    assert ('Everything is in place.' in text) is healthy
 
 
 def test_missing_package_names_its_requirement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ from safetensors.numpy import load_file, save_file
 
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.errors import ModelFileError
+from ptychopinn_torch_plugin.files import write_atomically
 from ptychopinn_torch_plugin.persistence import (
     HEADER_KEY,
     TrainedModel,
     load_model,
     read_model_header,
     save_model,
-    write_atomically,
 )
 from ptychopinn_torch_plugin.types import LossRecord
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.errors import InputError
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.persistence import TrainedModel
-from ptychopinn_torch_plugin.reconstruction import reconstruct
+from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
 
 from .models import untrained_model
 from .scans import make_scan, phase_and_scale_free_error
@@ -152,3 +153,14 @@ def inner(coverage: np.ndarray) -> np.ndarray:
 
 def test_the_configuration_default_is_whole_scan() -> None:
     assert Config().inference.window_size == 0
+
+
+def test_searches_are_carried_out_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    scan, _ = make_scan()
+    spoiled = replace(scan, positions=scan.positions + np.random.default_rng(1).uniform(-2, 2, scan.positions.shape))
+    tree = {'refine_epochs': 2, 'refine_positions': False, 'refine_geometry': True, 'search_positions': 2.0}
+    with caplog.at_level(logging.INFO):
+        result = refine(spoiled, parse_config({'refinement': tree}))
+    assert 'Geometry search: positions scaled by' in caplog.text
+    assert 'Searched positions up to 4 pixels away' in caplog.text
+    assert not np.allclose(result.positions, spoiled.positions, atol=0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
+from ptychopinn_torch_plugin.demo.simulate import TRUTH_FILE, ScanPlan, simulate_scan
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def keep_one_mode(folder: Path) -> None:
 KNOWN: dict[str, object] = {'refine_probe': False, 'refine_positions': False, 'likelihood': 'poisson'}
 
 ROWS = (
-    Row('484', '484 x 64x64, 1e6 photons, known probe', ScanPlan(), KNOWN | {'refine_epochs': 20}, (0.970, 0.995)),
+    Row('484', '484 x 64x64, 1e6 photons, known probe', ScanPlan(), KNOWN | {'refine_epochs': 25}, (0.970, 0.995)),
     Row(
         '4096', '4,096 x 64x64, the same', ScanPlan(rows=64, columns=64), KNOWN | {'refine_epochs': 25}, (0.965, 0.990)
     ),
@@ -68,16 +68,24 @@ ROWS = (
         'defocus',
         '676 x 64x64, 8e4 photons, probe 20 % out of focus, 4 px steps',
         ScanPlan(seed=5, rows=26, columns=26, step_px=4.0, photons=8e4, assumed_defocus_factor=1.2),
-        {'refine_positions': False},
+        {'refine_positions': False, 'refine_epochs': 50},
         (0.88, 0.98),
     ),
     Row(
         'positions',
         '1 px position error per axis, probe 30 % out of focus',
         ScanPlan(seed=7, assumed_defocus_factor=1.3),
-        {'refine_epochs': 120, 'likelihood': 'poisson'},
+        {'refine_epochs': 120, 'positions_start': 25, 'likelihood': 'poisson'},
         (0.970, 0.995),
         move_positions(1.0, 11),
+    ),
+    Row(
+        'lost',
+        '3 px position error per axis',
+        ScanPlan(seed=10),
+        {'refine_epochs': 100, 'search_positions': 3.0, 'likelihood': 'poisson'},
+        (0.95, 0.98),
+        move_positions(3.0, 12),
     ),
     Row(
         'modes',
@@ -87,27 +95,29 @@ ROWS = (
         (0.95, 0.98),
         keep_one_mode,
     ),
+    Row('dose-discs', '1e4 photons, discs', ScanPlan(seed=8, photons=1e4), KNOWN, (0.90, 0.94)),
     Row(
-        'dose discs',
-        '1e4 photons, discs',
-        ScanPlan(seed=8, photons=1e4),
-        KNOWN,
-        (0.90, 0.94),
-    ),
-    Row(
-        'dose texture',
+        'dose-texture',
         '1e4 photons, smooth texture',
         ScanPlan(seed=9, photons=1e4, sample='texture'),
         KNOWN,
         (0.89, 0.92),
     ),
 )
+"""The solver's rows."""
+
+
+def make_plan(plan: ScanPlan, folder: Path) -> Path:
+    """Simulate ``plan`` into ``folder`` unless it is there, and return the folder."""
+    if not (folder / TRUTH_FILE).is_file():
+        simulate_scan(folder, plan)
+    return folder
 
 
 def make_scan(row: Row, folder: Path) -> Path:
     """Simulate the scan of ``row`` into ``folder`` unless it is there, and return its workflow folder."""
-    target = folder / row.key.replace(' ', '-')
-    if not (target / 'truth.h5').is_file():
+    target = folder / row.key
+    if not (target / TRUTH_FILE).is_file():
         simulate_scan(target, row.plan)
         if row.spoil is not None:
             row.spoil(target)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +23,30 @@ from ..errors import InputError
 DEFLATE_LIMIT = 1032
 """Deflate cannot pack more than about 1032 bytes into one (RFC 1951: 258 bytes in 2 bits)."""
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError)
+MAX_MEMBERS = 1000
+"""Members of an archive; a training file has about a dozen."""
+MAX_GROWTH = 250
+"""Times that arrays may grow together when they are unpacked, if they come to more than ``HARMLESS_BYTES``."""
+HARMLESS_BYTES = 2**26
+MAX_SHOWN = 60
+MAX_REASON = 200
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    SyntaxError,
+    RuntimeError,
+    tokenize.TokenError,
+)
+"""What zipfile and NumPy raise for files that are damaged, or made to look so."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +70,24 @@ def read_headers(path: Path) -> dict[str, ArrayHeader]:
         raise InputError(f'{path} does not exist.')
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _refuse_many_or_repeated([info.filename for info in members], path)
             return {
                 info.filename.removesuffix('.npy'): _header_of(archive, info, path)
-                for info in archive.infolist()
+                for info in members
                 if info.filename.endswith('.npy')
             }
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f'{path} cannot be read as an NPZ archive ({error}): export it again.') from error
+        raise InputError(f'{path} cannot be read as an NPZ archive ({_reason(error)}): export it again.') from error
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Read the arrays called ``names``, after :func:`read_headers` has approved the archive.
+
+    Returns:
+        Arrays by name, with shape ``(...)`` and dtype as stored.
 
     Raises:
         InputError: the arrays together exceed the memory of this machine, or their data are damaged.
@@ -67,11 +99,23 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
             f'{path} unpacks to {total / 2**30:.1f} GiB, more than the {physical_memory() / 2**30:.1f} GiB of memory '
             'of this machine: crop or bin the patterns, or export fewer.'
         )
+    packed = path.stat().st_size
+    if total > HARMLESS_BYTES + MAX_GROWTH * packed:
+        raise InputError(
+            f'{path} unpacks from {packed} to {total} bytes, more than {MAX_GROWTH} times its size, as files do that '
+            'are made to fill the memory: if it is yours, save it without compression (numpy.savez).'
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except _DAMAGE as error:
-        raise InputError(f'{path} is damaged ({error}): export it again.') from error
+        raise InputError(f'{path} is damaged ({_reason(error)}): export it again.') from error
+
+
+def _reason(error: Exception) -> str:
+    """The words of an error of another package, short: they may quote the file."""
+    text = ' '.join(str(error).split())
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + '...'
 
 
 def physical_memory() -> int:
@@ -81,9 +125,24 @@ def physical_memory() -> int:
     return 2**36
 
 
+def _refuse_many_or_repeated(names: Sequence[str], path: Path) -> None:
+    """Raise for more members than any training file has, or for a name that stands for two of them."""
+    if len(names) > MAX_MEMBERS:
+        raise InputError(f'{path} holds {len(names)} arrays, more than {MAX_MEMBERS}: this is no training file.')
+    repeated = sorted(name for name, number in Counter(names).items() if number > 1)
+    if repeated:
+        raise InputError(f'{path} holds {_shown(repeated[0])} twice: the file is damaged; export it again.')
+
+
+def _shown(name: str) -> str:
+    """``name`` as a message may show it: printable and short."""
+    printable = name.encode('unicode_escape').decode('ascii')
+    return printable if len(printable) <= MAX_SHOWN else printable[:MAX_SHOWN] + '...'
+
+
 def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> ArrayHeader:
     """Read one member's header and compare the three sizes: packed, unpacked, and shape times item size."""
-    name = info.filename.removesuffix('.npy')
+    name = _shown(info.filename.removesuffix('.npy'))
     with archive.open(info) as stream:
         shape, dtype = _read_npy_header(stream)
         offset = stream.tell()

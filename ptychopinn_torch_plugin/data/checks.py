@@ -14,11 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .archive import physical_memory
 
 logger = logging.getLogger(__name__)
 
 MIN_PATTERN_PX = 16
 MAX_PATTERN_PX = 4096
+MAX_COUNT = 1e12
+"""Photons in one pixel of one pattern: no detector counts so many, and squares stay far inside of float32."""
+MIN_BRIGHTEST = 1e-10
+"""The brightest pixel of a scan holds at least so many photons: the forward model keeps 1e-12 as its zero."""
+CANVAS_BYTES_PER_PX = 100
+"""Working memory for each pixel of the object under reconstruction: about a dozen complex64 images of it."""
+FRAME_BYTES_PER_PX = 64
+"""Working memory for each pixel and probe mode of one pattern, the least that is ever looked at together."""
+_GAP_MARKS = (2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+"""What detectors write into gaps and dead pixels, whatever type the patterns were converted to later on."""
 BLOCK_ELEMENTS = 2**24
 """Elements of a pattern stack that are looked at at a time: a memory map is never loaded at once."""
 
@@ -79,7 +90,9 @@ def check_bad_pixels(bad_pixels: npt.ArrayLike | None, shape: tuple[int, int]) -
     return mask
 
 
-def check_count_values(counts: npt.NDArray[np.number], bad_pixels: npt.NDArray[np.bool_], name: str) -> None:
+def check_count_values(
+    counts: npt.NDArray[np.number], bad_pixels: npt.NDArray[np.bool_], name: str
+) -> npt.NDArray[np.int64]:
     """Read all patterns once, block by block, and judge the values of the good pixels.
 
     Args:
@@ -87,33 +100,73 @@ def check_count_values(counts: npt.NDArray[np.number], bad_pixels: npt.NDArray[n
         bad_pixels: mask ``(H, W)``; whatever stands below it (NaN, gap markers) is not looked at.
         name: what the log calls the scan.
 
+    Returns:
+        Numbers of the patterns without a photon, ``(k,)``, ascending; a warning tells of them.
+
     Raises:
-        InputError: values that are not finite, negative, or the largest of an unsigned type (the mark that detectors
-            leave in gaps and dead pixels), or no photon at all.
+        InputError: values that are not finite, negative, the mark that detectors leave in gaps and dead pixels (the
+            largest of an unsigned type, or of 32 or 64 bits), or larger than ``MAX_COUNT``; or (nearly) no photon.
     """
     good = ~bad_pixels
     lowest = np.full(good.shape, np.inf)
     highest = np.full(good.shape, -np.inf)
     marked = np.zeros(good.shape, dtype=np.bool_)
-    marker = int(np.iinfo(str(counts.dtype)).max) if counts.dtype.kind == 'u' else None
-    dark = 0
-    for block in frame_blocks(counts):
-        frames = np.asarray(counts[block])
-        block_highest = frames.max(axis=0)
-        np.minimum(lowest, frames.min(axis=0), out=lowest)
-        np.maximum(highest, block_highest, out=highest)
-        if marker is not None:
-            marked |= block_highest == marker
-        dark += int(np.count_nonzero(~_has_light(frames, good)))
+    marks = _gap_marks(counts.dtype)
+    lit: list[npt.NDArray[np.bool_]] = []
+    with np.errstate(invalid='ignore'):  # NaN is found afterwards
+        for block in frame_blocks(counts):
+            frames = np.asarray(counts[block])
+            block_highest = frames.max(axis=0)
+            np.minimum(lowest, frames.min(axis=0), out=lowest)
+            np.maximum(highest, block_highest, out=highest)
+            for mark in marks:
+                marked |= block_highest == mark
+            lit.append(_has_light(frames, good))
     _refuse_pixels(~(np.isfinite(lowest) & np.isfinite(highest)) & good, 'values that are not finite (NaN or infinity)')
     _refuse_pixels((lowest < 0) & good, 'negative values')
-    _refuse_pixels(marked & good, f'the value {marker}, the largest of {counts.dtype} (a gap or a saturated pixel)')
-    if dark == counts.shape[0]:
-        raise InputError('counts is zero in every pixel of every pattern: there is nothing to reconstruct from.')
-    if dark:
-        logger.warning(
-            '%s: %d of %d patterns are empty (no photon); they are used as they are.', name, dark, len(counts)
+    if (marked & good).any():
+        seen = float(highest[marked & good].flat[0])
+        value = next(mark for mark in marks if float(mark) == seen)
+        _refuse_pixels(
+            marked & good, f'the value {int(value)}, the mark of a gap or a saturated pixel in {counts.dtype},'
         )
+    _refuse_pixels((highest > MAX_COUNT) & good, f'values above {MAX_COUNT:g}, more photons than any detector counts,')
+    _judge_brightest(float(highest[good].max()), name)
+    empty = np.flatnonzero(~np.concatenate(lit))
+    if empty.size:
+        logger.warning(
+            '%s: %d of %d patterns are empty (no photon in a good pixel), first number %d: they are skipped, and their '
+            'positions stay as they are.', name, empty.size, len(counts), empty[0],
+        )  # fmt: skip
+    return empty
+
+
+def _gap_marks(dtype: np.dtype[Any]) -> tuple[float, ...]:
+    """The values that mark a gap in patterns of ``dtype``.
+
+    The largest of a signed type of 8 or 16 bits is a count like any other, and half precision holds no mark.
+    """
+    if dtype.kind == 'f':
+        return tuple(float(dtype.type(mark)) for mark in _GAP_MARKS) if dtype.itemsize > 2 else ()
+    largest = int(np.iinfo(str(dtype)).max)
+    wide = tuple(mark for mark in _GAP_MARKS if mark <= largest)
+    return tuple({*wide, largest}) if dtype.kind == 'u' else wide
+
+
+def _judge_brightest(value: float, name: str) -> None:
+    """Refuse a scan without light, and wonder about one whose brightest pixel holds less than a photon."""
+    if value == 0:
+        raise InputError('counts is zero in every pixel of every pattern: there is nothing to reconstruct from.')
+    if value < MIN_BRIGHTEST:
+        raise InputError(
+            f'counts is nowhere larger than {value:.3g}, far below one photon: multiply the patterns so that they are '
+            'photon counts.'
+        )
+    if value < 1:
+        logger.warning(
+            '%s: counts is nowhere larger than %.3g; if these are no photon counts, multiply them: noise and smoothing '
+            'are judged by photons.', name, value,
+        )  # fmt: skip
 
 
 def _has_light(frames: npt.NDArray[np.number], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -156,10 +209,40 @@ def check_positions(positions: npt.ArrayLike, patterns: int, name: str) -> npt.N
             f'positions has {int(wrong.sum())} entries that are not finite, first number {first}: '
             'remove these positions together with their patterns.'
         )
-    duplicates = result.shape[0] - np.unique(result, axis=0).shape[0]
-    if duplicates:
-        logger.info('%s: %d of %d positions repeat another one exactly.', name, duplicates, result.shape[0])
+    _report_repeats(result, name)
     return result
+
+
+def _report_repeats(positions: npt.NDArray[np.float64], name: str) -> None:
+    """Say how many positions ``(n, 2)`` repeat another one: a repeated exposure, or a stage that did not move."""
+    _, first = np.unique(positions, axis=0, return_index=True)
+    repeats = np.setdiff1d(np.arange(len(positions)), first)
+    if repeats.size:
+        logger.warning(
+            '%s: %d of %d positions repeat another one exactly, first number %d: all are used; if the stage did move, '
+            'mend the positions.', name, repeats.size, len(positions), repeats[0],
+        )  # fmt: skip
+
+
+def check_memory(positions: npt.NDArray[np.float64], shape: tuple[int, int], modes: int) -> None:
+    """Refuse a scan whose reconstruction cannot fit into the memory of this machine, before anything is made.
+
+    Args:
+        positions: ``(n, 2)`` as (y, x), pixels of the object grid, finite.
+        shape: height and width of a pattern in pixels.
+        modes: incoherent modes of the probe.
+
+    Raises:
+        InputError: the object under all patterns, or a single pattern with all modes, needs more than there is.
+    """
+    height, width = positions.max(axis=0) - positions.min(axis=0) + np.asarray(shape)
+    needed = CANVAS_BYTES_PER_PX * height * width + FRAME_BYTES_PER_PX * modes * shape[0] * shape[1]
+    if needed > physical_memory():
+        raise InputError(
+            f'positions and patterns span an object of {height:.6g} x {width:.6g} pixels, which needs about '
+            f'{needed / 2**30:.4g} GiB of memory (this machine has {physical_memory() / 2**30:.4g}): check that the '
+            'positions are in pixels of the object grid, bin or crop the patterns, or reconstruct a part of the scan.'
+        )
 
 
 def check_probe(probe: npt.ArrayLike, shape: tuple[int, int], name: str) -> npt.NDArray[np.complexfloating]:

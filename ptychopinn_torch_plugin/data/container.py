@@ -11,8 +11,37 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from .scan import RawScan, frames_of
+from .ungroup import scan_of_arrays
 
 Array = npt.NDArray[Any]
+
+
+def object_patches(
+    object_array: npt.NDArray[np.complexfloating],
+    positions: npt.NDArray[np.float64],
+    pattern_shape: tuple[int, int],
+    groups: npt.NDArray[np.integer],
+) -> npt.NDArray[np.complex64]:
+    """Cut the patches that grouped positions see out of an object, at whole pixels.
+
+    Args:
+        object_array: transmission ``(h, w)``.
+        positions: patch centres ``(n, 2)`` as (y, x), pixels of the object.
+        pattern_shape: ``(H, W)`` of a patch.
+        groups: ``(S, C)`` indices into ``positions``.
+
+    Returns:
+        complex64 ``(S, H, W, C)``; 1 outside of the object grid.
+    """
+    corners, _ = frames_of(positions, pattern_shape)
+    below = np.maximum(-corners.min(axis=0), 0)
+    above = np.maximum(corners.max(axis=0) + np.asarray(pattern_shape) - np.asarray(object_array.shape), 0)
+    padding = tuple(zip(below.tolist(), above.tolist(), strict=True))
+    padded = np.pad(object_array, padding, constant_values=1).astype(np.complex64)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, pattern_shape)
+    rows, columns = (corners + below)[groups].transpose(2, 0, 1)
+    patches: npt.NDArray[np.complex64] = np.moveaxis(windows[rows, columns], 1, -1)
+    return patches
 
 
 class GroupedScan(Mapping[str, Array]):
@@ -22,19 +51,19 @@ class GroupedScan(Mapping[str, Array]):
     coordinates is **(x, y)**, in pixels, as in PtychoPINN's own files, where ``flip_x`` negates the first component;
     everything else in this package is (y, x).
 
-    ==================  =================  ====================================================================
-    key                 shape, dtype       meaning
-    ==================  =================  ====================================================================
-    diffraction         (S,H,W,C) float32  amplitudes, square roots of the counts; 0 in bad pixels
-    X_full              (S,H,W,C) float32  ``diffraction / amplitude_scale``
-    Y                   (S,H,W,C) complex64  object patches at whole pixels, 1 outside the object grid; only where the
-                                           object is not flat
-    coords_offsets      (S,1,2,1) float64  centroid of each group on the object grid
-    coords_relative     (S,1,2,C) float64  positions minus the centroid
-    coords_nn           (S,1,2,C) float64  positions on the object grid
-    nn_indices          (S,C) int32        positions of the scan in each group
-    objectGuess         (h,w) complex      the object of the scan
-    ==================  =================  ====================================================================
+    ==================  ===================  ==================================================================
+    key                 shape, dtype         meaning
+    ==================  ===================  ==================================================================
+    diffraction         (S,H,W,C) float32    amplitudes, square roots of the counts; 0 in bad pixels
+    X_full              (S,H,W,C) float32    ``diffraction / amplitude_scale``
+    Y                   (S,H,W,C) complex64  object patches at whole pixels, 1 outside the object grid; only where
+                                             the object is not flat
+    coords_offsets      (S,1,2,1) float64    centroid of each group on the object grid
+    coords_relative     (S,1,2,C) float64    positions minus the centroid
+    coords_nn           (S,1,2,C) float64    positions on the object grid
+    nn_indices          (S,C) int32          positions of the scan in each group
+    objectGuess         (h,w) complex        the object of the scan
+    ==================  ===================  ==================================================================
 
     ``coords_start_offsets``, ``coords_start_relative`` and ``coords_start_nn`` equal their namesakes: a scan has one
     set of positions.
@@ -103,16 +132,8 @@ class GroupedScan(Mapping[str, Array]):
         return amplitudes
 
     def _patches(self) -> Array:
-        corners, _ = frames_of(self.scan.positions, self.scan.pattern_shape)
-        height, width = self.scan.pattern_shape
-        below = np.maximum(-corners.min(axis=0), 0)
-        above = np.maximum(corners.max(axis=0) + np.subtract((height, width), self.scan.object_shape), 0)
-        padding = tuple(zip(below.tolist(), above.tolist(), strict=True))
-        padded = np.pad(self.scan.object_guess, padding, constant_values=1).astype(np.complex64)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width))
-        rows, columns = (corners + below)[self.nn_indices].transpose(2, 0, 1)
-        patches: Array = np.moveaxis(windows[rows, columns], 1, -1)
-        return patches
+        scan = self.scan
+        return object_patches(scan.object_guess, scan.positions, scan.pattern_shape, self.nn_indices)
 
     def _absolute(self) -> Array:
         return self.scan.positions[:, ::-1][self.nn_indices].transpose(0, 2, 1)[:, np.newaxis]
@@ -177,6 +198,14 @@ class PtychoDataContainerTorch:
         return int(self.nn_indices.shape[0])
 
     @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """Height and width of a pattern in pixels."""
+        if isinstance(self._grouped, GroupedScan):
+            return self._grouped.scan.pattern_shape
+        height, width = np.asarray(self._grouped['diffraction']).shape[1:3]
+        return int(height), int(width)
+
+    @property
     def scan(self) -> RawScan:
         """The scan behind the groups.
 
@@ -186,6 +215,29 @@ class PtychoDataContainerTorch:
         if not isinstance(self._grouped, GroupedScan):
             raise InputError('This container was made from grouped arrays and knows no scan: make it with from_scan.')
         return self._grouped.scan
+
+    def members(self, nphotons: float | None = None) -> tuple[RawScan, npt.NDArray[np.int32]]:
+        """The positions in the groups as a scan of their own, and the groups as indices into it.
+
+        Args:
+            nphotons: mean photons per pattern, for plain arrays whose amplitudes are normalised (see
+                :func:`~ptychopinn_torch_plugin.data.dialect.counts_from`).
+
+        Returns:
+            The scan, positions in ascending order of ``nn_indices``, and int32 ``(S, C)``. It is the container's own
+            scan where every position is in a group, a part of it where not, and made of the arrays, each position
+            once, where there is no scan.
+
+        Raises:
+            InputError: plain arrays make no scan: their shapes do not fit each other, or one position has several
+                coordinates or patterns.
+        """
+        used, inverse = np.unique(self.nn_indices, return_inverse=True)
+        groups = inverse.reshape(self.nn_indices.shape).astype(np.int32)
+        if not isinstance(self._grouped, GroupedScan):
+            return scan_of_arrays(self._grouped, self.probe, used, groups, nphotons), groups
+        scan = self._grouped.scan
+        return scan if used.size == scan.size else scan.select(used), groups
 
     @cached_property
     def nn_indices(self) -> npt.NDArray[np.int32]:
@@ -229,7 +281,7 @@ class PtychoDataContainerTorch:
 
     @property
     def Y_phi(self) -> npt.NDArray[np.float32] | None:  # noqa: N802 - PtychoPINN's name
-        """Phase of :attr:`Y` in radians, float32, or None."""
+        """Phase of :attr:`Y` in radians, ``(S, H, W, C)`` float32, or None."""
         return None if self.Y is None else np.angle(self.Y)
 
     @property
@@ -249,15 +301,15 @@ class PtychoDataContainerTorch:
 
     @property
     def coords_nominal(self) -> npt.NDArray[np.float64]:
-        """The same as :attr:`local_offsets`."""
+        """The same as :attr:`local_offsets`, ``(S, 1, 2, C)`` float64, object pixels."""
         return self.local_offsets
 
     @property
     def coords_true(self) -> npt.NDArray[np.float64]:
-        """The same as :attr:`local_offsets`."""
+        """The same as :attr:`local_offsets`, ``(S, 1, 2, C)`` float64, object pixels."""
         return self.local_offsets
 
     @property
     def coords(self) -> npt.NDArray[np.float64]:
-        """The same as :attr:`local_offsets`."""
+        """The same as :attr:`local_offsets`, ``(S, 1, 2, C)`` float64, object pixels."""
         return self.local_offsets

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .finite import refuse_non_finite
 from .scan import RawScan, make_raw_scan
 
 if TYPE_CHECKING:
@@ -112,11 +113,13 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
 
     Raises:
         InputError: object, probe or positions of the reconstruction do not fit the grids of the product.
+        ReconstructionError: the reconstruction is not finite.
     """
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue
 
     product = parameters.product
+    refuse_non_finite(reconstruction, product.metadata.name or 'the scan')
     probe = np.asarray(reconstruction.probe)
     expected = (product.probes.height_px, product.probes.width_px)
     if probe.ndim != 3 or probe.shape[1:] != expected:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .archive import physical_memory
 from .checks import (
     MAX_PATTERN_PX,
     MIN_PATTERN_PX,
     check_bad_pixels,
     check_count_values,
+    check_memory,
     check_object,
     check_pattern_stack,
     check_positions,
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_OBJECT_PX = 32768
 """Longest side of an object grid that is made here, because none was given."""
+GRID_BYTES_PER_PX = 32
+"""Memory for each pixel of an object grid: guess, result, preview and product, complex64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +62,18 @@ class RawScan:
     name: str = field(default='scan')
     """What messages call this scan."""
 
+    empty: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Positions whose pattern holds no photon in any good pixel, ``(k,)``, ascending: they are skipped."""
+
     @property
     def size(self) -> int:
         """Number of scan positions."""
         return int(self.counts.shape[0])
+
+    @property
+    def lit(self) -> npt.NDArray[np.int64]:
+        """Positions whose pattern holds photons, ``(n - k,)``, ascending; never none."""
+        return np.setdiff1d(np.arange(self.size), self.empty)
 
     @property
     def pattern_shape(self) -> tuple[int, int]:
@@ -78,6 +90,28 @@ class RawScan:
     def object_shape(self) -> tuple[int, int]:
         """Height and width of the object grid in pixels."""
         return int(self.object_guess.shape[0]), int(self.object_guess.shape[1])
+
+    def select(self, indices: npt.NDArray[np.integer]) -> RawScan:
+        """The scan of some of its positions alone, on the same object grid.
+
+        Args:
+            indices: ``(m,)`` whole numbers below ``size``, ascending, each once; at least one.
+
+        Patterns that lie side by side are a view of these; others are copied.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        first, last = int(chosen[0]), int(chosen[-1])
+        is_slice = last - first + 1 == chosen.size
+        return replace(
+            self,
+            counts=self.counts[first : last + 1] if is_slice else self.counts[chosen],
+            positions=self.positions[chosen],
+            empty=np.flatnonzero(np.isin(chosen, self.empty)),
+        )
+
+    def without_empty(self) -> RawScan:
+        """The scan without its empty patterns; the scan itself where there is none."""
+        return self.select(self.lit) if self.empty.size else self
 
 
 def make_raw_scan(
@@ -117,10 +151,13 @@ def make_raw_scan(
     fresnel = _check_fresnel_numbers(fresnel_numbers)
     if object_guess is None and object_shape is None:
         centres, object_shape = _fit_grid(centres, shape, name)
-    guess = _resolve_object(object_guess, object_shape)
-    _refuse_positions_off_grid(centres, shape, guess.shape)
-    check_count_values(stack, mask, name)
-    return RawScan(stack, centres, modes, mask, guess, fresnel, name)
+    given = None if object_guess is None else check_object(object_guess)
+    grid = _grid_of(given, object_shape)
+    _refuse_positions_off_grid(centres, shape, grid)
+    check_memory(centres, shape, len(modes))
+    guess = np.ones(grid, dtype=np.complex64) if given is None else given
+    empty = check_count_values(stack, mask, name)
+    return RawScan(stack, centres, modes, mask, guess, fresnel, name, empty)
 
 
 def frames_of(
@@ -152,7 +189,8 @@ def _check_fresnel_numbers(fresnel_numbers: tuple[float, float]) -> tuple[float,
     """Return the pair (y, x) as plain floats, or raise :class:`InputError` if it is not two finite numbers."""
     pair = np.asarray(fresnel_numbers)
     if pair.shape != (2,) or pair.dtype.kind not in 'uif' or not np.isfinite(pair).all():
-        raise InputError(f'fresnel_numbers is {fresnel_numbers!r}: give two finite numbers (y, x), 0 where unknown.')
+        given = repr(fresnel_numbers) if pair.size <= 4 else f'an array of shape {pair.shape}'
+        raise InputError(f'fresnel_numbers is {given}: give two finite numbers (y, x), 0 where unknown.')
     return float(pair[0]), float(pair[1])
 
 
@@ -177,17 +215,14 @@ def _fit_grid(
     return shifted, (height, width)
 
 
-def _resolve_object(
-    object_guess: npt.ArrayLike | None, object_shape: tuple[int, int] | None
-) -> npt.NDArray[np.complexfloating]:
-    """Return the given object, checked, or one of ones (complex64) on ``object_shape``."""
-    if object_guess is not None:
-        guess = check_object(object_guess)
-        if object_shape is not None and guess.shape != tuple(object_shape):
+def _grid_of(given: npt.NDArray[np.complexfloating] | None, object_shape: tuple[int, int] | None) -> tuple[int, int]:
+    """The object grid ``(h, w)``: that of the ``given`` object, else ``object_shape``, checked."""
+    if given is not None:
+        if object_shape is not None and given.shape != tuple(object_shape):
             raise InputError(
-                f'object_guess has shape {guess.shape} but object_shape is {object_shape}: give one of them.'
+                f'object_guess has shape {given.shape} but object_shape is {object_shape}: give one of them.'
             )
-        return guess
+        return int(given.shape[0]), int(given.shape[1])
     if (
         object_shape is None
         or len(object_shape) != 2
@@ -196,7 +231,13 @@ def _resolve_object(
         raise InputError(
             f'object_shape is {object_shape!r}: give (height, width), whole numbers up to {MAX_OBJECT_PX}.'
         )
-    return np.ones((int(object_shape[0]), int(object_shape[1])), dtype=np.complex64)
+    height, width = (int(side) for side in object_shape)
+    if GRID_BYTES_PER_PX * height * width > physical_memory():
+        raise InputError(
+            f'object_shape is {object_shape!r}, which is more than the memory of this machine holds: give a grid that '
+            'just holds the patches.'
+        )
+    return height, width
 
 
 def _refuse_positions_off_grid(

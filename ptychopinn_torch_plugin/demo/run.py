@@ -28,6 +28,8 @@ PICTURE_FILE = 'picture.png'
 SCORES_FILE = 'scores.json'
 SETTINGS_FILE = 'settings.ini'
 
+BAR = '{desc:<15}{bar:30} {n_fmt}/{total_fmt} {elapsed}'
+
 _EPOCH = re.compile(r'Epoch (\d+) of (\d+)')
 
 
@@ -104,7 +106,7 @@ def _ptychodus(action: str, source: Path, target: Path, title: str) -> None:
     command = [sys.executable, '-m', 'ptychodus', '-b', action, '-i', str(source), '-o', str(target)]
     with (
         log.open('w') as file,
-        tqdm(desc=title, total=1, unit='epoch', bar_format='{desc:<15}{bar:30} {n_fmt}/{total_fmt} {elapsed}') as bar,
+        tqdm(desc=title, total=1, unit='epoch', bar_format=BAR, disable=None) as bar,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,  # noqa: S603
     ):
         for line in process.stdout or ():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ptychodus.api.product import Product
 
 TRUTH_FILE = 'truth.h5'
+LINE_AREA_PX = 300.0
+"""Pixels of the sample 'lines' per line."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ScanPlan:
 
     seed: int = 1
     sample: str = 'discs'
-    """'discs' (dead leaves), 'star' (Siemens star) or 'texture' (smooth noise)."""
+    """'discs' (dead leaves), 'star' (Siemens star), 'texture' (smooth noise) or 'lines' (long thin absorbing lines)."""
     rows: int = 22
     columns: int = 22
     step_px: float = 5.0
@@ -201,7 +203,26 @@ def _sample(plan: ScanPlan, geometry: ObjectGeometry, rng: np.random.Generator) 
         smooth = _smooth_noise(rng, (2, geometry.height_px, geometry.width_px), correlation_px=8.0)
         transmission = np.clip(0.8 + 0.1 * smooth[0], 0.3, 1.0) * np.exp(0.4j * smooth[1])
         return Object(array=transmission, pixel_geometry=geometry.get_pixel_geometry(), center=geometry.get_center())
-    raise ValueError(f"sample = {plan.sample!r}: choose 'discs', 'star' or 'texture'.")
+    if plan.sample == 'lines':
+        transmission = _lines(rng, (geometry.height_px, geometry.width_px)).astype(np.complex128)
+        return Object(array=transmission, pixel_geometry=geometry.get_pixel_geometry(), center=geometry.get_center())
+    raise ValueError(f"sample = {plan.sample!r}: choose 'discs', 'star', 'texture' or 'lines'.")
+
+
+def _lines(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Amplitudes of random straight lines of high aspect ratio, which darken where they cross; no phase."""
+    y, x = np.indices(shape, dtype=np.float32)
+    amplitude = np.ones(shape, dtype=np.float32)
+    for _ in range(round(shape[0] * shape[1] / LINE_AREA_PX)):
+        centre_y, centre_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        angle = rng.uniform(0, np.pi)
+        length, width = rng.uniform(20, 100), rng.uniform(1.0, 3.0)
+        along = (y - centre_y) * np.sin(angle) + (x - centre_x) * np.cos(angle)
+        across = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
+        # Edges one pixel wide: what is sharper than the pixels is nobody's to find.
+        inside = np.clip((length - 2 * np.abs(along)) / 2 + 0.5, 0, 1) * np.clip(width / 2 - np.abs(across) + 0.5, 0, 1)
+        amplitude *= 1 - rng.uniform(0.1, 0.4) * inside
+    return np.maximum(amplitude, 0.2)
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], correlation_px: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -50,11 +51,15 @@ class HostRun:
     """Input prepared from the product selected for training; None for a reconstruction."""
 
     writes_intermediate_products: bool
-    """True where the host writes every yielded product to a file (batch mode), so previews are not wanted."""
+    """True where the host writes every yielded product to a file (batch mode), so previews are wanted only if the user
+    asks for them."""
 
     call_when_shown: Callable[[Callable[[], None]], None] = _call_at_once
     """Call a function in the window's thread once everything yielded so far is on display. The host redraws its window
     for every product; a reconstructor that yields faster than that freezes the window, Stop button included."""
+
+    output_folder: Path | None = None
+    """Folder that the host writes the products of a reconstruction into; None where it writes none (the window)."""
 
 
 @runtime_checkable

@@ -20,7 +20,8 @@ from ..data.npz import read_training_npz, write_training_npz
 from ..data.product import scan_from_reconstruct_input
 from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
 from ..errors import ConfigurationError, InputError, ModelFileError, ModelNotLoadedError, TrainingError
-from ..persistence import MODEL_FILE, MODEL_SUFFIX, read_model_header, write_atomically
+from ..files import write_atomically
+from ..persistence import MODEL_FILE, MODEL_SUFFIX, read_model_header
 from ..worker import messages
 from ..worker.job import open_job
 from .runs import LOGGER_NAME, WorkerReconstructor

@@ -20,6 +20,7 @@ from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..types import Reconstruction
 
 LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
 
@@ -84,26 +85,47 @@ class WorkerReconstructor(Reconstructor):
         """Run a reconstruction in the worker and yield its products, the result last.
 
         Where the host shows intermediate products, they are previews (or the product so far, so that the host gets to
-        look at Stop), no more than the window can show; where it writes every product to a file, or where nothing is
-        known about it, only the result is yielded.
+        look at Stop), no more than the window can show. Where it writes every product to a file, they are those that
+        ``batch_interval`` asks for, and the judgement goes beside them. Where nothing is known about the host, only
+        the result is yielded.
         """
         host = self._host_run
-        pace = None if host is None or host.writes_intermediate_products else Pace(host.call_when_shown)
+        is_batch = host is not None and host.writes_intermediate_products
+        pace = None if host is None or is_batch else Pace(host.call_when_shown)
+        file_interval = config.inference.batch_interval if is_batch else 0
 
         if pace is None:
-            config = _without_previews(config)
+            config = _with_preview_interval(config, file_interval)
 
         scan = scan_from_reconstruct_input(parameters)
         product = parameters.product
+        pixel = product.object_.get_pixel_geometry()
+        pixel_m = float(pixel.height_m), float(pixel.width_m)
         newest: Path | None = None
 
         with (
-            open_job(kind, [scan], config, model_file=model_file) as job,
+            open_job(
+                kind,
+                [scan],
+                config,
+                output_folder=None if host is None else host.output_folder,
+                model_file=model_file,
+                pixel_m=pixel_m,
+                keeps_previews=file_interval > 0,
+            ) as job,
             closing(self.hear(job)) as received,
         ):
             for message in received:
                 if isinstance(message, messages.Preview):
                     newest = message.path
+
+                if file_interval and newest is not None:
+                    preview = read_preview(newest)
+                    newest.unlink()
+                    newest = None
+
+                    if preview is not None:
+                        yield ReconstructOutput(with_object(product, preview), self._progress.done)
 
                 if pace is not None and pace.is_due():
                     preview, newest = None if newest is None else read_preview(newest), None
@@ -111,9 +133,10 @@ class WorkerReconstructor(Reconstructor):
                     yield ReconstructOutput(product, self._progress.done)
                     pace.begin()
 
-            result = product_from_reconstruction(parameters, read_result(job.folder))
+            reconstruction = read_result(job.folder)
 
-        yield ReconstructOutput(result, self._progress.finish())
+        _log_resolution(reconstruction, pixel_m)
+        yield ReconstructOutput(product_from_reconstruction(parameters, reconstruction), self._progress.finish())
 
 
 class Progress:
@@ -186,6 +209,19 @@ def listen(
                 yield message
 
 
-def _without_previews(config: Config) -> Config:
-    inference = config.inference.model_copy(update={'preview_interval': 0})
+def _with_preview_interval(config: Config, interval: int) -> Config:
+    inference = config.inference.model_copy(update={'preview_interval': interval})
     return config.model_copy(update={'inference': inference})
+
+
+def _log_resolution(reconstruction: Reconstruction, pixel_m: tuple[float, float]) -> None:
+    """Say the resolution of the half scans in metres, too: the worker knows pixels only."""
+    rings = None if reconstruction.judgement is None else reconstruction.judgement.rings
+
+    if rings is not None and rings.resolution_px is not None:
+        logger.info(
+            'Resolution of the half scans: %.3g nm (pixels of %.3g x %.3g nm).',
+            rings.resolution_px * max(pixel_m) * 1e9,
+            pixel_m[0] * 1e9,
+            pixel_m[1] * 1e9,
+        )

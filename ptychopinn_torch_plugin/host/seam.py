@@ -23,6 +23,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -274,8 +275,11 @@ def _call_reconstruct_task(
     kwargs: Mapping[str, Any],
 ) -> None:
     task_manager = _TASK_MANAGERS.get(instance.task_monitor)
-    writes = instance.output_product_file is not None
-    run = HostRun(None, writes) if task_manager is None else HostRun(None, writes, task_manager.put_foreground_task)
+    file = instance.output_product_file
+    run = HostRun(None, file is not None, output_folder=None if file is None else Path(file).absolute().parent)
+
+    if task_manager is not None:
+        run = dataclasses.replace(run, call_when_shown=task_manager.put_foreground_task)
 
     with _host_run(instance.reconstructor, run):
         wrapped(*args, **kwargs)

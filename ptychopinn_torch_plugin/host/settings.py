@@ -9,6 +9,7 @@ refused by name instead of being replaced by another one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args, get_origin
@@ -34,6 +35,8 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from ptychodus.api.parameters import Parameter, ParameterGroup
     from ptychodus.api.settings import SettingsRegistry
+
+logger = logging.getLogger(__name__)
 
 Kind = type[int] | type[float] | type[bool] | type[str]
 ModelType = Literal['pinn', 'supervised']
@@ -161,12 +164,33 @@ class PtychoPINNSettings:
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         self._parameters: dict[str, dict[str, Parameter[Any]]] = {}
+        self._unreadable: dict[tuple[str, str], tuple[str, str]] = {}
 
         for section in SECTIONS:
             group = settings_registry.create_group(group_name(section))
             self._parameters[section] = {
                 field.name: _create_parameter(group, field) for field in iter_setting_fields(section)
             }
+            for name, parameter in self._parameters[section].items():
+                self._survive_unreadable(section, name, parameter)
+
+    def _survive_unreadable(self, section: str, name: str, parameter: Parameter[Any]) -> None:
+        """Let the host start with a settings file whose text for this parameter is no value of its kind.
+
+        The host's parameters raise there, and the application with them. The text is kept and refused by name when a
+        run begins, unless the parameter has another value by then.
+        """
+        read = parameter.set_value_from_string
+
+        def read_or_keep(value: str) -> None:
+            self._unreadable.pop((section, name), None)
+            try:
+                read(value)
+            except ValueError:
+                self._unreadable[section, name] = value, parameter.get_value_as_string()
+                logger.warning('[%s] %s = %s cannot be read: change it.', group_name(section), name, value)
+
+        parameter.set_value_from_string = read_or_keep  # type: ignore[method-assign] # of this parameter alone
 
     def get_parameter(self, section: str, name: str) -> Parameter[Any]:
         """Return the host's parameter of one field, for example ``('training', 'epochs')``."""
@@ -183,6 +207,10 @@ class PtychoPINNSettings:
             for section, parameters in self._parameters.items()
         }
         tree['model']['model_type'] = model_type
+
+        for (section, name), (text, value) in self._unreadable.items():
+            if tree[section][name] == value:
+                tree[section][name] = text
 
         try:
             return parse_config(tree)

@@ -26,24 +26,27 @@ class ConvBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """A small U-Net on half the resolution (pixel unshuffle 2), with a head that starts at zero.
+    """A small U-Net on a coarser grid (pixel unshuffle), with a head that starts at zero.
 
     Zero at the start means that an untrained network changes nothing: what it is plugged into works from the first
     step on, and training can only add to it. Architecture after O. Ronneberger et al., MICCAI 2015
     (doi:10.1007/978-3-319-24574-4_28).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, width: int, levels: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, width: int, levels: int, unshuffle: int = 2) -> None:
         super().__init__()
-        self.multiple = 2**levels
+        self.unshuffle = unshuffle
+        self.multiple = unshuffle * 2 ** (levels - 1)
+        pixels = unshuffle**2
         widths = [width * 2**level for level in range(levels)]
         self.down = nn.ModuleList(
-            ConvBlock(4 * channels_in if level == 0 else widths[level - 1], widths[level]) for level in range(levels)
+            ConvBlock(pixels * channels_in if level == 0 else widths[level - 1], widths[level])
+            for level in range(levels)
         )
         self.up = nn.ModuleList(
             ConvBlock(widths[level] + widths[level + 1], widths[level]) for level in reversed(range(levels - 1))
         )
-        self.head = nn.Conv2d(width, 4 * channels_out, 1)
+        self.head = nn.Conv2d(width, pixels * channels_out, 1)
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
@@ -52,11 +55,11 @@ class UNet(nn.Module):
         """``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
-        x = functional.pixel_unshuffle(x, 2)
+        x = functional.pixel_unshuffle(x, self.unshuffle)
         skips = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else functional.avg_pool2d(x, 2))
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = block(torch.cat([functional.interpolate(x, scale_factor=2.0, mode='nearest'), skip], dim=1))
-        return functional.pixel_shuffle(self.head(x), 2)[..., :height, :width]
+        return functional.pixel_shuffle(self.head(x), self.unshuffle)[..., :height, :width]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from ..config import ModelConfig
 from .generator import Generator
+from .patch import PatchGenerator
 from .unrolled import UnrolledGenerator
 
-GENERATORS: dict[str, Callable[[ModelConfig], Generator]] = {'unrolled': UnrolledGenerator}
+GENERATORS: dict[str, Callable[[ModelConfig], Generator]] = {'unrolled': UnrolledGenerator, 'patch': PatchGenerator}
 
 
 def build_generator(config: ModelConfig) -> Generator:

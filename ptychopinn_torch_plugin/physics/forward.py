@@ -79,10 +79,15 @@ def amplitude_descent(canvas: Tensor, frames: Frames) -> Descent:
     The far-field wave keeps its phase and takes the measured modulus; the difference goes back through the adjoint.
     Pixels that were not measured contribute nothing.
     """
+    parts = frame_descents(canvas, frames)
+    direction = merge(parts.direction, frames.corners, (canvas.shape[-2], canvas.shape[-1]))
+    return Descent(direction, parts.amplitudes)
+
+
+def frame_descents(canvas: Tensor, frames: Frames) -> Descent:
+    """What :func:`amplitude_descent` adds up: the direction of every position on its own, ``(B, C, H, W)`` complex."""
     waves = propagate(exit_waves(canvas, frames.probes, frames.corners))
     amplitudes = torch.sqrt(intensity(waves) + AMPLITUDE_EPS)
     factor = (frames.amplitudes / amplitudes - 1.0) * frames.good_pixels
-    direction = simulate_adjoint(
-        waves * factor[:, :, None], frames.probes, frames.corners, (canvas.shape[-2], canvas.shape[-1])
-    )
-    return Descent(direction, amplitudes)
+    change = backpropagate(waves * factor[:, :, None])
+    return Descent((frames.probes.conj() * change).sum(dim=2), amplitudes)

@@ -29,14 +29,14 @@ class Momentum:
         self._age = 0
 
     def step(self, direction: Tensor) -> Tensor:
-        """The move for a preconditioned direction of the same shape."""
+        """The move for a preconditioned direction: real or complex, of any shape, that of the move."""
         momentum = min(MOMENTUM_LIMIT, self._age / (self._age + 5.0))
         self._velocity = momentum * self._velocity + direction
         self._age += 1
         return self._velocity
 
     def moved(self, move: Tensor) -> None:
-        """Say what the move came to in the end, where something else had its say in it."""
+        """Say what the move (shape as in :meth:`step`) came to in the end, where something else had its say in it."""
         self._velocity = move
 
 
@@ -54,8 +54,7 @@ class PositionMotion:
         self._mean = torch.zeros_like(given)
         self._square = torch.zeros_like(given)
         self._age = 0
-        centred = given - given.mean(dim=0)
-        self._affine = torch.cat([torch.ones_like(given[:, :1]), centred], dim=1)
+        self._centred = given - given.mean(dim=0)
 
     def step(self, positions: Tensor, change: Tensor) -> Tensor:
         """New positions ``(n, 2)`` after a step along ``change``, with no affine drift against the given ones."""
@@ -69,8 +68,18 @@ class PositionMotion:
 
     def _without_drift(self, positions: Tensor) -> Tensor:
         """Remove mean, scale, rotation and shear of the displacement: the patterns hardly hold those."""
-        if len(positions) <= self._affine.shape[1]:
+        if len(positions) <= 3:
             return self._given.clone()
         displacement = positions - self._given
-        common: Tensor = torch.linalg.lstsq(self._affine, displacement).solution
-        return self._given + displacement - self._affine @ common
+        displacement = displacement - displacement.mean(dim=0)
+        return self._given + displacement - self._affine_part(displacement)
+
+    def _affine_part(self, displacement: Tensor) -> Tensor:
+        """Least squares by hand, two unknowns per axis: a library's last bits change from run to run."""
+        y, x = self._centred[:, 0], self._centred[:, 1]
+        yy, xx, xy = y.square().sum(), x.square().sum(), (y * x).sum()
+        toward_y, toward_x = ((one[:, None] * displacement).sum(dim=0) for one in (y, x))
+        # Positions on one line leave the determinant at nothing: a millionth of its bound keeps it away from there.
+        determinant = (yy * xx - xy.square() + 1e-6 * (yy + xx).square()).clamp_min(1e-30)
+        by_y, by_x = (xx * toward_y - xy * toward_x) / determinant, (yy * toward_x - xy * toward_y) / determinant
+        return y[:, None] * by_y + x[:, None] * by_x

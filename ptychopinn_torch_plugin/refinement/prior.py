@@ -42,8 +42,13 @@ class TotalVariation:
     def _ascend(self, canvas: Tensor, size: Tensor) -> None:
         dual_y = self._dual_y + size * (canvas.roll(-1, 0) - canvas)
         dual_x = self._dual_x + size * (canvas.roll(-1, 1) - canvas)
-        length = (dual_y.abs().square() + dual_x.abs().square()).sqrt().clamp_min(1.0)
+        length = (_squared(dual_y) + _squared(dual_x)).sqrt().clamp_min(1.0)
         self._dual_y, self._dual_x = dual_y / length, dual_x / length
 
     def _divergence(self) -> Tensor:
         return self._dual_y - self._dual_y.roll(1, 0) + self._dual_x - self._dual_x.roll(1, 1)
+
+
+def _squared(wave: Tensor) -> Tensor:
+    """``|wave|^2`` without the root that ``abs`` would take."""
+    return wave.real.square() + wave.imag.square()

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import RefinementConfig
-from ..physics.likelihood import DEVIANCES
 from ..physics.probe import power
-from ..physics.residual import Batch, Experiment, object_change, position_change, probe_change, residual_of
+from ..physics.residual import Experiment
 from ..physics.slow_phase import low_frequency_filter, push_slow_phases
 from ..stitching import Stitched, cover
-from ..tensors import CACHE_BYTES, ScanTensors
+from ..tensors import ScanTensors
 from .modes import add_modes, orthogonalised
 from .motion import Momentum, PositionMotion
 from .prior import TotalVariation
+from .sweep import Sums, Sweep, Unknowns, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -44,35 +43,12 @@ Listener = Callable[[int, float], bool]
 """Told the number of the epoch (from 1) and its deviance; True ends the refinement."""
 
 
-@dataclass(eq=False)
-class Unknowns:
-    """The state of a refinement."""
-
-    canvas: Tensor
-    """Object, ``(h, w)`` complex64."""
-    probe: Tensor
-    """Modes, ``(M, H, W)`` complex64."""
-    positions: Tensor
-    """First pixel (y, x) of each frame on the canvas, with its fraction, ``(n, 2)`` float32."""
-    intensities: Tensor
-    """Photons of each frame relative to the mean, ``(n,)`` float32."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """What one look at all patterns gives."""
-
-    direction: Tensor
-    photons: Tensor
-    probe_spectrum: Tensor
-    transparency: Tensor
-    position_change: Tensor
-    intensity_ratio: Tensor
-    deviance: float
-
-
 def likelihood_for(tensors: ScanTensors) -> str:
-    """'poisson' for a faint scan, 'amplitude' for a bright one, which forgives more that no model knows of."""
+    """'poisson' for a faint scan, 'amplitude' for a bright one, which forgives more that no model knows of.
+
+    Args:
+        tensors: the scan; photons per good pixel and pattern (mean) decide, see ``FAINT_COUNTS``.
+    """
     photons = float(power(tensors.probe).sum())
     return 'poisson' if photons / float(tensors.good_pixels.sum()) < FAINT_COUNTS else 'amplitude'
 
@@ -90,15 +66,13 @@ class Solver:
         self._tensors = tensors
         self._config = config
         self._device = tensors.device
-        everything = np.arange(tensors.scan.size)
-        origin, (height, width) = tensors.extent(everything)
+        origin, (height, width) = tensors.extent(np.arange(tensors.scan.size))
         self.origin = origin - MARGIN_PX
         self.shape = (height + 2 * MARGIN_PX, width + 2 * MARGIN_PX)
-        self._batches = np.array_split(everything, max(1, math.ceil(tensors.scan.size / batch_size)))
-        frame_bytes = 4 * math.prod(tensors.scan.pattern_shape)
-        self._kept: dict[int, Tensor] | None = {} if tensors.scan.size * frame_bytes <= CACHE_BYTES else None
         self._likelihood = config.likelihood if config.likelihood != 'auto' else likelihood_for(tensors)
-        self._experiment = Experiment(tensors.good_pixels, tensors.phase, self._likelihood)
+        experiment = Experiment(tensors.good_pixels, tensors.phase, self._likelihood)
+        is_fixed = not (config.refine_probe or config.refine_positions)
+        self._sweep = Sweep(tensors, experiment, batch_size, is_fixed=is_fixed)
         self._gain = low_frequency_filter(self.shape, self._device, SLOW_PHASE_GAIN)
         self.unknowns = self._start()
         self._given = self.unknowns.positions.clone()
@@ -120,18 +94,19 @@ class Solver:
         position_motion = PositionMotion(self._given, config.refine_epochs - config.positions_start)
         before = math.inf
         for epoch in range(config.refine_epochs):
-            sums = self._look(epoch)
+            wanted = self._wanted(epoch)
+            sums = self._sweep.look(state, wanted)
             self._light = sums.photons
             if sums.deviance > before * (1 + 1e-4):
                 object_motion.restart()
                 probe_motion.restart()
             before = sums.deviance
             self._move_object(sums, object_motion)
-            if self._refines('probe', epoch):
+            if wanted.probe:
                 self._move_probe(sums, probe_motion)
-            if self._refines('positions', epoch):
+            if wanted.positions:
                 state.positions = self._inside(position_motion.step(state.positions, sums.position_change))
-            if self._refines('intensity', epoch):
+            if wanted.intensity:
                 self._move_intensities(sums)
             if listen(epoch + 1, sums.deviance):
                 break
@@ -146,75 +121,26 @@ class Solver:
         canvas = torch.ones(self.shape, dtype=torch.complex64, device=self._device)
         return Unknowns(canvas, probe, positions, torch.ones(len(positions), device=self._device))
 
-    def _refines(self, what: str, epoch: int) -> bool:
+    def _wanted(self, epoch: int) -> Wanted:
         config = self._config
-        wanted = {
-            'probe': (config.refine_probe, config.probe_start),
-            'positions': (config.refine_positions, config.positions_start),
-            'intensity': (config.refine_intensity, config.intensity_start),
-        }
-        switch, start = wanted[what]
-        return switch and epoch >= start
+        return Wanted(
+            probe=config.refine_probe and epoch >= config.probe_start,
+            positions=config.refine_positions and epoch >= config.positions_start,
+            intensity=config.refine_intensity and epoch >= config.intensity_start,
+        )
 
-    def _look(self, epoch: int) -> _Sums:
-        """Go through all patterns once."""
-        state = self.unknowns
-        direction, photons = torch.zeros_like(state.canvas), torch.zeros(self.shape, device=self._device)
-        spectrum, transparency = torch.zeros_like(state.probe), torch.zeros_like(state.probe[0].real)
-        change, ratio = torch.zeros_like(state.positions), torch.ones_like(state.intensities)
-        deviance = 0.0
-        for indices, batch in self._gather():
-            residual = residual_of(state.canvas, state.probe, batch, self._experiment)
-            part, light = object_change(residual, batch.corners, self.shape)
-            direction += part
-            photons += light
-            if self._refines('probe', epoch):
-                part, light = probe_change(residual, self._experiment.phase)
-                spectrum += part
-                transparency += light
-            if self._refines('positions', epoch):
-                change[indices] = position_change(residual, self._experiment.phase)
-            if self._refines('intensity', epoch):
-                ratio[indices] = self._intensity_ratio(batch.amplitudes, residual.amplitudes)
-            share = len(indices) / self._tensors.scan.size
-            judge = DEVIANCES[self._likelihood]
-            deviance += share * float(judge(residual.amplitudes, batch.amplitudes, self._experiment.good_pixels))
-        return _Sums(direction, photons, spectrum, transparency, change, ratio, deviance)
-
-    def _gather(self) -> Iterator[tuple[Tensor, Batch]]:
-        state = self.unknowns
-        corners = state.positions.floor()
-        for number, indices in enumerate(self._batches):
-            chosen = torch.from_numpy(indices).to(self._device)
-            # The intensities are divided out of the data instead of multiplied onto the model: nothing else changes.
-            amplitudes = self._amplitudes(number, indices) / state.intensities[chosen].sqrt()[:, None, None]
-            first = corners[chosen]
-            yield chosen, Batch(amplitudes, first.long(), state.positions[chosen] - first)
-
-    def _amplitudes(self, number: int, indices: np.ndarray) -> Tensor:
-        if self._kept is None:
-            return self._tensors.amplitudes(indices)
-        if number not in self._kept:
-            self._kept[number] = self._tensors.amplitudes(indices)
-        return self._kept[number]
-
-    def _intensity_ratio(self, measured: Tensor, model: Tensor) -> Tensor:
-        """Power of each frame over what the model expects, ``(C,)``."""
-        good = self._experiment.good_pixels
-        return (measured.square() * good).sum(dim=(-2, -1)) / (model.square() * good).sum(dim=(-2, -1)).clamp_min(1e-12)
-
-    def _move_object(self, sums: _Sums, motion: Momentum) -> None:
+    def _move_object(self, sums: Sums, motion: Momentum) -> None:
         photons = sums.photons + FLOOR * sums.photons.max()
         before = self.unknowns.canvas
         direction = push_slow_phases((sums.direction / photons)[None], before[None], self._gain)[0]
         self.unknowns.canvas = self._prior(before + motion.step(OBJECT_STEP * direction), photons / OBJECT_STEP)
         motion.moved(self.unknowns.canvas - before)
 
-    def _move_probe(self, sums: _Sums, motion: Momentum) -> None:
+    def _move_probe(self, sums: Sums, motion: Momentum) -> None:
         direction = torch.fft.ifft2(sums.probe_spectrum) / (sums.transparency + FLOOR * sums.transparency.max())
         self.unknowns.probe = self.unknowns.probe + motion.step(PROBE_STEP * direction)
 
-    def _move_intensities(self, sums: _Sums) -> None:
+    def _move_intensities(self, sums: Sums) -> None:
         intensities = self.unknowns.intensities * sums.intensity_ratio
         self.unknowns.intensities = intensities / intensities.mean()
 

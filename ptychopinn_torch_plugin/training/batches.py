@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ..config import DataConfig
 from ..data.container import PtychoDataContainerTorch
@@ -75,7 +75,7 @@ def _rounded_up(extents: Sequence[tuple[npt.NDArray[np.integer], tuple[int, int]
     return height + -height % CANVAS_MULTIPLE, width + -width % CANVAS_MULTIPLE
 
 
-class TrainingBatches(IterableDataset[Batch]):
+class TrainingBatches(IterableDataset[Batch | None]):
     """Groups drawn anew in every epoch, from the training positions of every scan.
 
     Args:
@@ -99,23 +99,51 @@ class TrainingBatches(IterableDataset[Batch]):
         self._config = config
         self._batch_size = batch_size
         self._seed = seed
-        self.epoch = 0
+        # A tensor, because it can be shared with loader processes that live through several epochs.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._learned = (0, 0)
 
     def __len__(self) -> int:
         """Batches of one epoch."""
         return sum(-(-self._groups(index) // self._batch_size) for index in range(len(self._scans)))
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the epoch ``self.epoch``, scans in random order."""
-        rng = np.random.default_rng((self._seed, self.epoch))
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def share_epoch(self) -> None:
+        """Let processes that are forked from now on hear of every new epoch."""
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def skip(self, epoch: int, batches: int) -> None:
+        """Begin with ``epoch``, of which the first ``batches`` batches were learned before: they come as None."""
+        self.epoch = epoch
+        self._learned = (epoch, batches)
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        """Yield the batches of the epoch ``self.epoch``, scans in random order.
+
+        A loader process yields its share of them, which the data loader puts back into this order.
+        """
+        epoch = self.epoch
+        rng = np.random.default_rng((self._seed, epoch))
         drawn = [
             (index, groups)
             for index in range(len(self._scans))
             for groups in _chunks(self._container(index, rng).nn_indices, self._batch_size)
         ]
-        for number in rng.permutation(len(drawn)):
+        first_epoch, learned = self._learned
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for place, number in list(enumerate(rng.permutation(len(drawn))))[first::step]:
             index, groups = drawn[number]
-            yield _Canvases(self._scans[index]).batch(groups)
+            is_learned = epoch == first_epoch and place < learned
+            yield None if is_learned else _Canvases(self._scans[index]).batch(groups)
 
     def _groups(self, index: int) -> int:
         return self._config.groups_per_epoch or -(-self._positions[index].size // self._size(index))
@@ -128,13 +156,18 @@ class TrainingBatches(IterableDataset[Batch]):
         scan = self._scans[index].scan
         members = self._positions[index]
         count = self._groups(index)
-        # Anchors without replacement as far as they last: an epoch sees all of the scan.
-        rounds = [rng.permutation(members) for _ in range(-(-count // members.size))]
+        if self._config.sequential_sampling:
+            # In the order of the scan, every epoch from where the one before has ended.
+            anchors = members[(self.epoch * count + np.arange(count)) % members.size]
+        else:
+            # Without replacement as far as they last: an epoch sees all of the scan.
+            rounds = [rng.permutation(members) for _ in range(-(-count // members.size))]
+            anchors = np.concatenate(rounds)[:count]
         groups = draw_groups(
             scan.positions,
             self._size(index),
             min(self._config.neighbor_count, members.size - 1),
-            anchors=np.concatenate(rounds)[:count],
+            anchors=anchors,
             candidates=members,
             rng=rng,
         )

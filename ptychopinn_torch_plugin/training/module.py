@@ -13,6 +13,8 @@ from ..errors import TrainingError
 from ..model.registry import build_generator
 from .batches import Batch
 from .objective import pinn_training_loss, pinn_validation_loss, supervised_loss
+from .precision import lower_convolutions
+from .schedules import Schedule, lightning_form, make_optimizer, make_schedule
 
 TRAINING_LOSS = 'loss'
 VALIDATION_LOSS = 'validation_loss'
@@ -25,6 +27,8 @@ class PtychoPINNModule(pl.LightningModule):
         super().__init__()
         self.config = config
         self.generator = build_generator(config.model)
+        lower_convolutions(self.generator, config)
+        self.schedule: Schedule | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch.
@@ -63,11 +67,7 @@ class PtychoPINNModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of Lightning's many forms
-        """AdamW under a one-cycle schedule (L. N. Smith & N. Topin, arXiv:1708.07120)."""
-        rate = self.config.training.learning_rate
-        optimizer = torch.optim.AdamW(self.generator.parameters(), lr=rate)
-        total = max(3, int(self.trainer.estimated_stepping_batches))
-        # A run of a few steps still needs one of them to rise on.
-        rise = max(0.2, 2 / total)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=total, pct_start=rise)
-        return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+        """Optimiser and schedule of the configuration; see :mod:`.schedules`."""
+        optimizer = make_optimizer(self.parameters(), self.config)
+        self.schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
+        return lightning_form(optimizer, self.schedule)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..model.generator import Generator
+from ..model.generator import Descend, Generator, Measurement
 from ..physics.forward import AMPLITUDE_EPS, Frames, amplitude_descent, simulate
 from ..physics.likelihood import DEVIANCES
 from ..physics.probe import illumination
@@ -16,11 +14,9 @@ from .batches import Batch
 STEP_DECAY = 0.6
 """Weight of a step's loss relative to the next step's: all steps learn, the last one counts most."""
 
-Objective = Callable[[Generator, Batch], Tensor]
-
 
 def discounted_mean(losses: list[Tensor]) -> Tensor:
-    """Mean of the losses of the steps, first step first, each weighted ``STEP_DECAY`` times the next; a scalar."""
+    """Mean of the losses of the steps (scalars), first step first, each weighted ``STEP_DECAY`` times the next."""
     weights = [STEP_DECAY ** (len(losses) - 1 - step) for step in range(len(losses))]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum() / sum(weights)
 
@@ -28,8 +24,7 @@ def discounted_mean(losses: list[Tensor]) -> Tensor:
 def pinn_training_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
     """Self-supervised loss: every step's canvas is judged by the patterns it was made from.
 
-    The descent that starts step t + 1 simulates the canvas of step t anyway; only the last canvas is simulated for
-    the loss alone.
+    Where the physics of a further step simulates a canvas anyway, it is not simulated again for the loss.
 
     Args:
         generator: the network.
@@ -40,25 +35,34 @@ def pinn_training_loss(generator: Generator, batch: Batch, likelihood: str) -> T
         Scalar, dimensionless: 1 is the noise limit.
     """
     frames = batch.inputs
-    losses: list[Tensor] = []
-
-    def judge(amplitudes: Tensor) -> None:
-        losses.append(DEVIANCES[likelihood](amplitudes, frames.amplitudes, frames.good_pixels))
+    judge = DEVIANCES[likelihood]
+    simulated: list[tuple[Tensor, Tensor]] = []
 
     def descend(canvas: Tensor) -> Tensor:
         descent = amplitude_descent(canvas, frames)
-        judge(descent.amplitudes)
+        simulated.append((canvas, descent.amplitudes))
         return descent.direction
 
-    canvas = _last(generator, descend, batch)
-    judge(_model_amplitudes(canvas, frames))
-    # The first entry judges the flat start, which no weight can change.
-    return discounted_mean(losses[1:])
+    canvases = _unroll(generator, descend, batch)
+    known = {id(canvas): amplitudes for canvas, amplitudes in simulated}
+    amplitudes = [
+        known[id(canvas)] if id(canvas) in known else _model_amplitudes(canvas, frames) for canvas in canvases
+    ]
+    return discounted_mean([judge(each, frames.amplitudes, frames.good_pixels) for each in amplitudes])
 
 
 def pinn_validation_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
-    """Deviance of held-out patterns, predicted from the canvas that their neighbours gave; a scalar."""
-    canvas = _last(generator, lambda canvas: amplitude_descent(canvas, batch.inputs).direction, batch)
+    """Deviance of held-out patterns, predicted from the canvas that their neighbours gave.
+
+    Args:
+        generator: the network.
+        batch: groups; ``inputs`` are the positions that make the canvas, ``scored`` the held-out ones.
+        likelihood: name in :data:`~ptychopinn_torch_plugin.physics.likelihood.DEVIANCES`.
+
+    Returns:
+        Scalar, dimensionless, per measured pixel.
+    """
+    canvas = _unroll(generator, lambda canvas: amplitude_descent(canvas, batch.inputs).direction, batch)[-1]
     judged = batch.scored
     return DEVIANCES[likelihood](_model_amplitudes(canvas, judged), judged.amplitudes, judged.good_pixels)
 
@@ -85,15 +89,11 @@ def supervised_loss(generator: Generator, batch: Batch) -> Tensor:
     return discounted_mean(losses)
 
 
-def _unroll(generator: Generator, descend: Callable[[Tensor], Tensor], batch: Batch) -> list[Tensor]:
+def _unroll(generator: Generator, descend: Descend, batch: Batch) -> list[Tensor]:
     start = torch.ones_like(batch.reference)
     shape = (start.shape[-2], start.shape[-1])
     photons = illumination(batch.inputs.probes, batch.inputs.corners, shape)
-    return list(generator.unroll(descend, start, photons))
-
-
-def _last(generator: Generator, descend: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    return _unroll(generator, descend, batch)[-1]
+    return list(generator.unroll(Measurement(descend, (batch.inputs,), start, photons)))
 
 
 def _model_amplitudes(canvas: Tensor, frames: Frames) -> Tensor:

@@ -28,7 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import errors
+from ..dependencies import missing
 from ..errors import WorkerError
+from ..types import Reconstruction
 from .job import Job, read_scans, remove_orphan, write_result
 from .messages import Failed, Finished, LogRecord, Losses, Message, Preview, Progress
 
@@ -95,9 +97,14 @@ class Channel:
 class ChannelObserver:
     """The :class:`~ptychopinn_torch_plugin.observer.Observer` that talks to the parent."""
 
-    def __init__(self, folder: Path, channel: Channel, stop: StopFlag) -> None:
-        """Send over ``channel``, leave previews in ``folder``, stop when ``stop`` is set."""
+    def __init__(self, folder: Path, channel: Channel, stop: StopFlag, *, keeps_previews: bool = False) -> None:
+        """Send over ``channel``, leave previews in ``folder``, stop when ``stop`` is set.
+
+        With ``keeps_previews``, every preview is sent and the reader removes it.
+        """
         self._folder = folder
+        self._keeps_previews = keeps_previews
+        self._progress = Progress(0, 1)
         self._channel = channel
         self._stop = stop
         self._next_progress = 0.0
@@ -108,17 +115,21 @@ class ChannelObserver:
     def on_progress(self, done: int, goal: int) -> None:
         """Send the progress, at most ten times a second; the end is always sent."""
         now = time.monotonic()
+        self._progress = Progress(int(done), int(goal))
         if now >= self._next_progress or done >= goal:
             self._next_progress = now + _PROGRESS_INTERVAL_S
-            self._channel.send(Progress(int(done), int(goal)))
+            self._channel.send(self._progress)
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         """Send the losses of an epoch."""
         self._channel.send(Losses(int(epoch), float(training), None if validation is None else float(validation)))
 
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
-        """Write the object, ``(h, w)``, to a new file at most four times a second, and remove all but the last two."""
-        if time.monotonic() < self._next_preview:
+        """Write the object, ``(h, w)``, to a new file, and send the progress it belongs to before it.
+
+        At most four times a second, and only the last two files stay, unless all are to be kept.
+        """
+        if time.monotonic() < self._next_preview and not self._keeps_previews:
             return
         self._preview_count += 1
         path = self._folder / f'preview-{self._preview_count:06d}.npy'
@@ -126,9 +137,10 @@ class ChannelObserver:
         with unfinished.open('wb') as file:
             np.save(file, np.asarray(object_array, dtype=np.complex64), allow_pickle=False)
         unfinished.replace(path)
+        self._channel.send(self._progress)
         self._channel.send(Preview(path))
         self._previews.append(path)
-        while len(self._previews) > _PREVIEWS_KEPT:
+        while len(self._previews) > _PREVIEWS_KEPT and not self._keeps_previews:
             self._previews.pop(0).unlink(missing_ok=True)
         self._next_preview = time.monotonic() + _PREVIEW_INTERVAL_S
 
@@ -153,6 +165,7 @@ def main(
         stop_reader: becomes readable when the work shall stop.
         stop_grace_s: seconds that a worker which has lost its parent may take to end by itself.
     """
+    _lead_a_group()
     _set_environment(job)
     _redirect_stderr(job.folder)
     stop = StopFlag()
@@ -166,6 +179,9 @@ def main(
         if stop.is_set() or stop_reader.poll(0):  # the watching thread may not have come to look yet
             raise WorkerError('The worker was told to stop before it began.')
         _resolve(entry)(job, channel, stop)
+    except ImportError as error:
+        is_ours = (error.name or _PACKAGE).split('.', maxsplit=1)[0] == _PACKAGE
+        channel.send(_describe(error if is_ours else missing(error)))
     except Exception as error:  # whatever it is, the parent must learn of it
         channel.send(_describe(error))
     else:
@@ -182,7 +198,7 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
         WorkerError: the job lacks the path its kind needs.
         PtychoPINNError: whatever the engine refuses.
     """
-    observer = ChannelObserver(job.folder, channel, stop)
+    observer = ChannelObserver(job.folder, channel, stop, keeps_previews=job.keeps_previews)
     if job.kind == 'train':
         from ..training.run import train
 
@@ -191,20 +207,35 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
         from ..reconstruction import refine
 
         (scan,) = read_scans(job.folder)
-        write_result(job.folder, refine(scan, job.config, observer))
+        _hand_over(job, refine(scan, job.config, observer))
     else:
         from ..persistence import load_model
         from ..reconstruction import reconstruct
 
         (scan,) = read_scans(job.folder)
         model = load_model(_required(job.model_file, 'model file'))
-        write_result(job.folder, reconstruct(scan, model, job.config, observer))
+        _hand_over(job, reconstruct(scan, model, job.config, observer))
+
+
+def _hand_over(job: Job, reconstruction: Reconstruction) -> None:
+    """Leave the result in the job's folder, and its judgement beside the product where there is a folder for it."""
+    write_result(job.folder, reconstruction)
+    if job.output_folder is not None:
+        from ..judgement.output import write_judgement
+
+        write_judgement(job.output_folder, reconstruction, job.pixel_m)
 
 
 def _required(path: Path | None, what: str) -> Path:
     if path is None:
         raise WorkerError(f'The job has no {what}; open it with one.')
     return path
+
+
+def _lead_a_group() -> None:
+    """Take the processes that the work will start into a group, so that the parent can end those left behind."""
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
 
 
 def _set_environment(job: Job) -> None:
@@ -222,6 +253,9 @@ def _redirect_stderr(folder: Path) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable(file=2)
+    if hasattr(faulthandler, 'register'):
+        # Asked for by the parent when nothing came for too long: where all threads are.
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
 
 def _set_signals(stop: StopFlag) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,14 +24,21 @@ import numpy.typing as npt
 from ..config import Config
 from ..data.scan import RawScan
 from ..errors import ConfigurationError, WorkerError
-from ..types import LossRecord, Reconstruction
+from ..files import is_abandoned, writer_tag
+from ..types import Judgement, LossRecord, Reconstruction, RingCorrelation
+
+logger = logging.getLogger(__name__)
 
 JobKind = Literal['train', 'reconstruct', 'refine']
 
 _PREFIX = 'ptychopinn-'
 _MARKER = '.ptychopinn-job'
+"""File in a job folder that names the process it belongs to."""
+_OWNER = re.compile(r'[0-9a-f]{8}-\d+')
 _SCANS = 'scans'
 _RESULT = 'result'
+_JUDGEMENT = 'judgement'
+_RINGS = 'rings'
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,17 @@ class Job:
 
     config: Config
     output_folder: Path | None
-    """Where training writes ``model.safetensors``, absolute; None for a reconstruction."""
+    """Where training writes ``model.safetensors``, and a reconstruction its judgement, absolute; None for a
+    reconstruction that leaves no files."""
 
     model_file: Path | None
     """Model to reconstruct with, absolute; None for training."""
+
+    pixel_m: tuple[float, float] | None = None
+    """Height and width of an object pixel in metres, for the judgement; None where it is not known."""
+
+    keeps_previews: bool = False
+    """Whether every preview reaches the reader, who removes it, instead of the newest ones only."""
 
 
 @contextmanager
@@ -56,8 +72,12 @@ def open_job(
     *,
     output_folder: Path | None = None,
     model_file: Path | None = None,
+    pixel_m: tuple[float, float] | None = None,
+    keeps_previews: bool = False,
 ) -> Iterator[Job]:
     """Write ``scans`` into a new temporary folder and yield the job; the folder is removed at exit.
+
+    The arguments are the fields of :class:`Job`.
 
     Raises:
         ConfigurationError: training without an output folder or without a scan, or a reconstruction without a model
@@ -73,12 +93,25 @@ def open_job(
         raise ConfigurationError('A reconstruction with a network needs a model file.')
     if kind != 'train' and len(scans) != 1:
         raise ConfigurationError(f'A reconstruction needs exactly one scan, not {len(scans)}.')
+    _sweep_jobs(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        (folder / _MARKER).touch()
+        (folder / _MARKER).write_text(writer_tag(), encoding='ascii')
         for number, scan in enumerate(scans):
             write_scan(folder / _SCANS / f'{number:03d}', scan)
-        yield Job(kind, folder, config, _absolute(output_folder), _absolute(model_file))
+        yield Job(kind, folder, config, _absolute(output_folder), _absolute(model_file), pixel_m, keeps_previews)
+
+
+def _sweep_jobs(folder: Path) -> None:
+    """Remove job folders in ``folder`` whose owners, host and worker, were killed together."""
+    for candidate in folder.glob(f'{_PREFIX}*'):
+        marker = candidate / _MARKER
+        try:
+            owner = marker.read_text(encoding='ascii') if marker.is_file() else ''
+            if _OWNER.fullmatch(owner) and is_abandoned(owner, candidate):
+                shutil.rmtree(candidate, ignore_errors=True)
+        except (OSError, UnicodeDecodeError) as error:  # not ours, or gone by now
+            logger.debug('%s is left alone: %s', candidate, error)
 
 
 def remove_orphan(folder: Path) -> None:
@@ -116,7 +149,12 @@ def write_result(folder: Path, reconstruction: Reconstruction) -> None:
     Raises:
         WorkerError: the disk is full or the folder cannot be written.
     """
-    _write_record(folder / _RESULT, _RESULT, reconstruction)
+    _write_record(folder / _RESULT, _RESULT, dataclasses.replace(reconstruction, judgement=None))
+    judgement = reconstruction.judgement
+    if judgement is not None:
+        _write_record(folder / _RESULT / _JUDGEMENT, _JUDGEMENT, dataclasses.replace(judgement, rings=None))
+        if judgement.rings is not None:
+            _write_record(folder / _RESULT / _JUDGEMENT / _RINGS, _RINGS, judgement.rings)
 
 
 def read_result(folder: Path) -> Reconstruction:
@@ -127,16 +165,29 @@ def read_result(folder: Path) -> Reconstruction:
     """
     values = _read_record(folder / _RESULT, _RESULT, mapped=frozenset())
     values['losses'] = tuple(LossRecord(**record) for record in values['losses'])
+    values['judgement'] = _read_judgement(folder / _RESULT / _JUDGEMENT)
     return Reconstruction(**values)
 
 
+def _read_judgement(folder: Path) -> Judgement | None:
+    if not folder.is_dir():
+        return None
+    values = _read_record(folder, _JUDGEMENT, mapped=frozenset())
+    if (folder / _RINGS).is_dir():
+        values['rings'] = RingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
+    return Judgement(**values)
+
+
 def read_preview(path: Path) -> npt.NDArray[np.complex64] | None:
-    """The object of a :class:`~.messages.Preview`, complex64 ``(h, w)``; None if newer ones have replaced it."""
+    """The object of a :class:`~.messages.Preview`, complex64 ``(h, w)``.
+
+    None if newer ones have replaced it, or it holds numbers that are not finite: those go into no product.
+    """
     try:
         preview: npt.NDArray[np.complex64] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
-    return preview
+    return preview if np.isfinite(preview).all() else None
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -144,7 +195,7 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else Path(path).resolve()
 
 
-def _write_record(folder: Path, name: str, record: RawScan | Reconstruction) -> None:
+def _write_record(folder: Path, name: str, record: RawScan | Reconstruction | Judgement | RingCorrelation) -> None:
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     arrays = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
     plain = {key: value for key, value in values.items() if key not in arrays}

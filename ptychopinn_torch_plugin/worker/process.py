@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from typing import Any
 from .. import errors
 from ..errors import PtychoPINNError, WorkerError
 from .child import STDERR_NAME, main
-from .job import Job
+from .job import Job, JobKind
 from .messages import Failed, Finished, Heartbeat, LogRecord, Message, Preview
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,16 @@ logger = logging.getLogger(__name__)
 _LAST_LINES = 5
 _STDERR_BYTES = 4000
 _END_WAIT_S = 2.0
-_MEMORY_HINT = 'Most likely the memory ran out: choose a smaller batch size or window size.'
+"""Seconds that a worker which has nothing more to do may take to end."""
+_STACK_WAIT_S = 0.5
+_MEMORY_HINTS: dict[JobKind, str] = {
+    'train': 'choose a smaller "Batch size", "Group size" or "Network width"',
+    'reconstruct': 'choose a smaller "Batch size" or "Window size" under Inference',
+    'refine': 'choose a smaller "Batch size" under Inference',
+}
 _SIGNAL_HINTS = {
-    'SIGKILL': _MEMORY_HINT,
-    'SIGBUS': 'Most likely the disk of the temporary folder or the shared memory is full.',
+    'SIGBUS': 'Most likely the disk of the temporary folder or the shared memory is full: free some space.',
+    'SIGSEGV': 'A library crashed: try another "Accelerator", and run "ptychopinn-torch doctor".',
 }
 _START_HINT = (
     'It did not get as far as its first line; the terminal shows why. A script that starts a run needs the guard '
@@ -59,7 +66,9 @@ def run_job(
 
     Raises:
         PtychoPINNError: the worker raised an error of this package: the same class with the same sentence.
-        WorkerError: the worker raised something else, or died; the message holds its last words.
+        WorkerError: the worker raised something else, died, or sent nothing at all while the caller listened for
+            ``execution.silence_limit`` seconds; the message holds its last words. That limit looks at the work, not at
+            the process: a worker that lives but gets nowhere sends nothing.
     """
     child = _Child(job, entry, stop_grace_s)
     try:
@@ -82,7 +91,10 @@ class _Child:
             WorkerError: the system refuses another process.
         """
         self._folder = job.folder
+        self._memory_hint = f'Most likely the memory ran out: {_MEMORY_HINTS[job.kind]}.'
+        self._silence_limit_s = float(job.config.execution.silence_limit)
         self._stop_grace_s = stop_grace_s
+        self._has_reported = False
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         context = multiprocessing.get_context('spawn')
         self._reader, writer = context.Pipe(duplex=False)
@@ -106,40 +118,64 @@ class _Child:
         Raises:
             PtychoPINNError: the worker failed or died.
         """
+        silent_s = 0.0
         while True:
-            ready = wait([self._reader, self._process.sentinel], heartbeat_s)
+            ready, waited_s = self._wait(heartbeat_s)
             if not ready and self._process.is_alive():
+                silent_s += waited_s
+                if 0 < self._silence_limit_s <= silent_s:
+                    raise self._end_of_patience()
                 yield Heartbeat()
                 continue
+            silent_s = 0.0
             # What a dead worker had sent before is still in the pipe and comes first.
             message = _receive(self._reader) if self._reader in ready or self._reader.poll(0) else None
             match message:
                 case None:
                     raise self._obituary()
                 case Failed():
-                    raise _as_exception(message)
+                    self._has_reported = True
+                    raise _as_exception(message, self._memory_hint)
                 case Preview(path=path) if not path.exists():
                     continue
                 case LogRecord(level=level, text=text) if level >= logging.INFO:
                     self._last_lines.append(text)
+            self._has_reported = isinstance(message, Finished)
             yield message
-            if isinstance(message, Finished):
+            if self._has_reported:
                 return
+
+    def _wait(self, seconds: float) -> tuple[list[Any], float]:
+        """Wait for a message or the end of the worker; return what is ready and the seconds that it took.
+
+        Time in which this process did not run either (a computer asleep) is no silence of the worker.
+        """
+        begun = time.monotonic()
+        ready = wait([self._reader, self._process.sentinel], seconds)
+        return ready, min(time.monotonic() - begun, 2 * seconds)
 
     def end(self) -> None:
         """Have the worker end by itself within the grace time, then by force; free everything."""
         atexit.unregister(self._end_at_exit)
         try:
             self._ask_to_stop()
-            self._drain(self._stop_grace_s)
+            self._drain(_END_WAIT_S if self._has_reported else self._stop_grace_s)
         finally:
             if self._process.is_alive():
-                logger.warning('The worker did not stop within %g s and is killed.', self._stop_grace_s)
+                if not self._has_reported:
+                    logger.warning('The worker did not stop within %g s and is killed.', self._stop_grace_s)
                 self._process.kill()
             self._process.join(_END_WAIT_S)
+            self._kill_helpers()
             self._close_pipes()
             if not self._process.is_alive():
                 self._process.close()
+
+    def _kill_helpers(self) -> None:
+        """End the processes that the worker had started itself (it leads a group of its own) and left behind."""
+        if hasattr(os, 'killpg') and self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # there are none, as after every orderly run
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _ask_to_stop(self) -> None:
         try:
@@ -174,6 +210,19 @@ class _Child:
         self._reader.close()
         self._stop_writer.close()
 
+    def _end_of_patience(self) -> WorkerError:
+        """Have the worker write down where it hangs, kill it, and say so."""
+        if hasattr(signal, 'SIGUSR1') and self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGUSR1)
+            self._process.join(_STACK_WAIT_S)
+        self._process.kill()
+        return self._last_words(
+            f'reported no progress for {self._silence_limit_s:g} s and was ended',
+            'It hangs, or one step takes longer than that: choose a smaller "Batch size", or a larger '
+            '"silence_limit" in the section "execution" of the settings.',
+        )
+
     def _obituary(self) -> WorkerError:
         """How the worker died, what it said last, and what to do."""
         self._process.join(_END_WAIT_S)
@@ -182,10 +231,15 @@ class _Child:
             how, hint = 'fell silent without a result', ''
         elif code < 0:
             name = _signal_name(-code)
-            how, hint = f'was ended by {name}', _SIGNAL_HINTS.get(name, '')
+            how = f'was ended by {name}'
+            hint = self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, '')
         else:
             has_begun = (self._folder / STDERR_NAME).exists()
             how, hint = f'ended with exit code {code} and without a result', '' if has_begun else _START_HINT
+        return self._last_words(how, hint)
+
+    def _last_words(self, how: str, hint: str) -> WorkerError:
+        """The error for a worker that ended as ``how`` says, with its last lines."""
         output = _tail(self._folder / STDERR_NAME)
         words = [*self._last_lines, *_telling_lines(output)]
         last_words = 'Its last words: ' + ' | '.join(words) if words else 'It said nothing before.'
@@ -204,7 +258,7 @@ def _receive(reader: Connection[Any, Any]) -> Message | None:
     return message
 
 
-def _as_exception(failed: Failed) -> PtychoPINNError:
+def _as_exception(failed: Failed, memory_hint: str) -> PtychoPINNError:
     """The exception of the worker: its own class if it is one of ours, else a ``WorkerError`` that names it."""
     cls = getattr(errors, failed.error, None)
     error: PtychoPINNError
@@ -212,8 +266,8 @@ def _as_exception(failed: Failed) -> PtychoPINNError:
         error = cls(failed.message)
     else:
         is_memory = any(sign in failed.error or sign in failed.message for sign in _MEMORY_SIGNS)
-        hint = f' {_MEMORY_HINT}' if is_memory else ''
-        error = WorkerError(f'The worker failed with {failed.error}: {failed.message}{hint}')
+        words = f'The worker failed with {failed.error}: {failed.message}'
+        error = WorkerError(f'{words.removesuffix(".")}. {memory_hint}' if is_memory else words)
     error.add_note(f'In the worker:\n{failed.traceback}')
     return error
 

@@ -21,7 +21,7 @@ from ptychopinn_torch_plugin.data.workflow import load_workflow_folder, read_wor
 from ptychopinn_torch_plugin.errors import InputError
 
 ScanMaker = Callable[..., RawScan]
-READ_LOGGER = 'ptychopinn_torch_plugin.data.npz'
+READ_LOGGER = 'ptychopinn_torch_plugin.data'
 
 
 def save(path: Path, scan: RawScan, diff3d: np.ndarray, **changes: object) -> Path:
@@ -129,7 +129,7 @@ def test_the_undecidable_must_be_told(
 ) -> None:
     smooth = np.random.default_rng(0).uniform(0, 9, size=(12, 18, 17)).astype(np.float32)
     path = save(tmp_path / 's.npz', scan_of(), smooth)
-    with pytest.raises(InputError, match="say which with counts_are='counts' or counts_are='amplitude'"):
+    with pytest.raises(InputError, match="say which, 'counts' or 'amplitude'"):
         read_training_npz(path)
     assert np.allclose(read_training_npz(path, counts_are=told).counts, smooth**power)
 

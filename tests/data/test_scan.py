@@ -91,8 +91,11 @@ def test_a_memory_map_stays_one_and_is_read_in_blocks(tmp_path: Path, monkeypatc
         ({'counts': counts_with(np.inf)}, 'counts has values that are not finite'),
         ({'counts': counts_with(-1)}, r'counts has negative values in 1 pixel outside bad_pixels, first at .*\(5, 6\)'),
         ({'counts': counts_with(-1, np.int32)}, 'counts has negative values'),
-        ({'counts': counts_with(65535, np.uint16)}, 'the value 65535, the largest of uint16 .* in 1 pixel outside'),
-        ({'counts': counts_with(2**32 - 1, np.uint32)}, 'the value 4294967295, the largest of uint32'),
+        (
+            {'counts': counts_with(65535, np.uint16)},
+            'the value 65535, the mark of a gap .* in 1 pixel outside',
+        ),
+        ({'counts': counts_with(2**32 - 1, np.uint32)}, 'the value 4294967295, the mark of a gap'),
         ({'counts': np.zeros((4, 20, 17))}, 'counts is zero in every pixel of every pattern'),
         ({'counts': counts_with(0) * 0 + masked((1, 1)), 'bad_pixels': masked((1, 1))}, 'counts is zero in every'),
         ({'positions': np.ones((4, 2), dtype=complex)}, 'positions has dtype complex128: give real numbers'),
@@ -158,6 +161,27 @@ def test_empty_patterns_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         build(counts=counts, bad_pixels=masked((0, 0)), name='dose series')
     assert 'dose series: 2 of 4 patterns are empty' in caplog.text
+
+
+def test_a_selection_is_a_view_where_it_can_be() -> None:
+    counts = np.full((4, 20, 17), 3, dtype=np.uint16)
+    counts[[0, 3]] = 0
+    scan = build(counts=counts)
+    assert (scan.empty.tolist(), scan.lit.tolist()) == ([0, 3], [1, 2])
+    lit = scan.without_empty()
+    assert np.shares_memory(lit.counts, counts)
+    assert (lit.size, lit.empty.size, lit.object_shape) == (2, 0, scan.object_shape)
+    assert np.array_equal(lit.positions, scan.positions[1:3])
+    assert lit.without_empty() is lit
+    others = scan.select(np.array([0, 2, 3]))
+    assert np.array_equal(others.counts, counts[[0, 2, 3]])
+    assert others.empty.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(('dtype', 'mark'), [('i4', 2**31 - 1), ('i8', 2**32 - 1), ('f4', 2.0**32), ('f8', 2**32 - 1)])
+def test_gap_marks_survive_a_conversion(dtype: str, mark: float) -> None:
+    with pytest.raises(InputError, match='the mark of a gap'):
+        build(counts=counts_with(mark, dtype))
 
 
 def test_duplicate_positions_are_logged(caplog: pytest.LogCaptureFixture) -> None:

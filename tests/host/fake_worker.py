@@ -19,9 +19,9 @@ LOSSES = (LossRecord(1, 0.5, 0.6), LossRecord(2, 0.25, None))
 Script = Callable[[Job], Generator[Message, None, None]]
 
 
-def write_model(path: Path, config: Config) -> None:
-    """A model file of the real format whose network has no weights."""
-    header = persistence.ModelHeader(
+def make_header(config: Config) -> persistence.ModelHeader:
+    """The header of a model that was trained for two epochs."""
+    return persistence.ModelHeader(
         format_version=persistence.FORMAT_VERSION,
         backend=persistence.BACKEND,
         config=config,
@@ -33,8 +33,12 @@ def write_model(path: Path, config: Config) -> None:
         scans=('sample',),
         versions={},
     )
+
+
+def write_model(path: Path, config: Config) -> None:
+    """A model file of the real format whose network has no weights."""
     probe = np.ones((1, 4, 4), dtype=np.complex64)
-    persistence.save_model(path, persistence.TrainedModel(header, {}, probe))
+    persistence.save_model(path, persistence.TrainedModel(make_header(config), {}, probe))
 
 
 def finish(job: Job) -> Generator[Message, None, None]:

@@ -326,6 +326,7 @@ def test_reconstruction_says_whether_products_become_files(
     run, end = spy.notes
     assert isinstance(run, HostRun)
     assert run.writes_intermediate_products is (file is not None)
+    assert run.output_folder == (None if file is None else Path.cwd())
     assert run.training_input is None
     assert end == 'end'
 

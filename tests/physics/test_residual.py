@@ -12,16 +12,20 @@ from torch import Tensor
 from ptychopinn_torch_plugin.data.product import fresnel_numbers_of, scan_from_reconstruct_input
 from ptychopinn_torch_plugin.data.scan import frames_of
 from ptychopinn_torch_plugin.physics.forward import simulate
+from ptychopinn_torch_plugin.physics.likelihood import poisson_cost
 from ptychopinn_torch_plugin.physics.probe import probes_at
 from ptychopinn_torch_plugin.physics.propagation import quadratic_phase
 from ptychopinn_torch_plugin.physics.residual import (
     POISSON_FLOOR,
     Batch,
     Experiment,
+    intensity_ratio,
     object_change,
+    photons_of,
     position_change,
-    probe_change,
+    position_gradient,
     residual_of,
+    returned_spectra,
 )
 
 from .conftest import Setup, make_setup, sides
@@ -66,20 +70,35 @@ def test_object_and_probe_directions_are_half_the_negative_gradients(shape: tupl
     value = misfit(canvas, probe, batch.remainders, batch, experiment)
     of_object, of_probe = torch.autograd.grad(value, (canvas, probe))
     residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
-    direction, light = object_change(residual, batch.corners, sides(setup.canvas))
-    spectrum, _ = probe_change(residual, experiment.phase)
+    direction = object_change(residual, batch.corners, sides(setup.canvas))
+    light = photons_of(residual.probes, batch.corners, sides(setup.canvas))
+    spectrum = returned_spectra(residual, experiment.phase).sum(dim=0)
     torch.testing.assert_close(direction, -of_object / 2, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(torch.fft.ifft2(spectrum), -of_probe / 2, rtol=1e-8, atol=1e-8)
     assert float(light.sum()) == pytest.approx(float(setup.probes.abs().square().sum()), rel=1e-9)
 
 
+@pytest.mark.parametrize('likelihood', ['amplitude', 'poisson'])
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_position_gradients_are_half_the_negative_gradients(shape: tuple[int, int], likelihood: str) -> None:
+    setup = make_setup(shape, positions=3)
+    batch, experiment = experiment_of(setup, likelihood)
+    remainders = batch.remainders.clone().requires_grad_()
+    value = misfit(setup.canvas[0], setup.probe, remainders, batch, experiment)
+    (expected,) = torch.autograd.grad(value, remainders)
+    residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
+    found = position_gradient(returned_spectra(residual, experiment.phase), setup.probe)
+    torch.testing.assert_close(found, -expected / 2, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_position_steps_solve_the_normal_equations(shape: tuple[int, int]) -> None:
-    """Along each position, gradient and Gauss-Newton matrix by autograd give the same step."""
+    """At half a pixel, gradient and Gauss-Newton matrix by autograd give the same step."""
     setup = make_setup(shape, positions=3)
     batch, experiment = experiment_of(setup, 'amplitude')
+    batch = batch._replace(remainders=torch.full_like(batch.remainders, 0.5))
     residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
-    steps = position_change(residual, experiment.phase)
+    steps = position_change(residual, returned_spectra(residual, experiment.phase), setup.probe)
 
     def exits(remainders: Tensor) -> Tensor:
         probes = probes_at(setup.probe, remainders, experiment.phase)
@@ -95,6 +114,35 @@ def test_position_steps_solve_the_normal_equations(shape: tuple[int, int]) -> No
         torch.testing.assert_close(step, expected / normal_with_floor, rtol=1e-8, atol=1e-10)
 
 
+def test_gradcheck_of_every_refined_quantity() -> None:
+    """Object, each probe mode, positions and frame scales through the forward model, in float64."""
+    setup = make_setup((6, 7), modes=2, positions=2)
+    batch, experiment = experiment_of(setup, 'amplitude')
+
+    def counts(canvas: Tensor, probe: Tensor, remainders: Tensor, scales: Tensor) -> Tensor:
+        probes = probes_at(probe, remainders[None], experiment.phase)
+        return simulate(canvas[None], probes, batch.corners[None])[0] * scales[:, None, None]
+
+    scales = torch.tensor([0.8, 1.3], dtype=torch.float64)
+    unknowns = [
+        tensor.clone().requires_grad_() for tensor in (setup.canvas[0], setup.probe, batch.remainders[:2], scales)
+    ]
+    assert torch.autograd.gradcheck(counts, unknowns)
+
+
+def test_frame_scales_are_where_the_poisson_likelihood_is_best() -> None:
+    """The ratio of measured to expected photons is where the gradient with respect to the scale vanishes."""
+    setup = make_setup((8, 9), positions=3)
+    batch, experiment = experiment_of(setup, 'poisson')
+    residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
+    counts, good = batch.amplitudes.square(), experiment.good_pixels
+    ratio = intensity_ratio(batch.amplitudes, residual, good).requires_grad_()
+    expected = residual.expected * ratio[:, None, None]
+    (gradient,) = torch.autograd.grad((poisson_cost(expected, counts) * good).sum(), ratio)
+    scale = (counts * good).sum(dim=(-2, -1))
+    torch.testing.assert_close(gradient / scale, torch.zeros(3, dtype=torch.float64), rtol=0, atol=2e-3)
+
+
 def test_position_steps_find_a_small_displacement() -> None:
     setup = make_setup((32, 32), modes=1, positions=4)
     moved = setup.remainders + 0.01 * torch.tensor([[[1.0, -2.0], [0.5, 1.0], [-1.0, 0.0], [0.0, 2.0]]])
@@ -105,7 +153,8 @@ def test_position_steps_find_a_small_displacement() -> None:
     remainders = setup.remainders[0].clone()
     for _ in range(12):
         batch = Batch(measured, setup.corners[0], remainders)
-        remainders += position_change(residual_of(setup.canvas[0], setup.probe, batch, experiment), experiment.phase)
+        residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
+        remainders += position_change(residual, returned_spectra(residual, experiment.phase), setup.probe)
     torch.testing.assert_close(remainders, moved[0], atol=2e-4, rtol=0)
 
 

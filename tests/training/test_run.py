@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ptychopinn_torch_plugin.config import Config, parse_config
-from ptychopinn_torch_plugin.errors import InputError, TrainingError
+from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, TrainingError
 from ptychopinn_torch_plugin.model.generator import Generator
-from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.persistence import load_model
 from ptychopinn_torch_plugin.reconstruction import reconstruct
 from ptychopinn_torch_plugin.training.batches import Batch
 from ptychopinn_torch_plugin.training.objective import pinn_training_loss
 from ptychopinn_torch_plugin.training.run import train
+from tests.ledger import Ledger
 from tests.scans import make_scan
 
-
-class Recorder(SilentObserver):
-    """Remembers everything; stops after ``stop_after`` steps."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.progress: list[tuple[int, int]] = []
-        self.losses: list[tuple[int, float, float | None]] = []
-        self._stop_after = stop_after
-
-    def on_progress(self, done: int, goal: int) -> None:
-        self.progress.append((done, goal))
-
-    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
-        self.losses.append((epoch, training, validation))
-
-    def should_stop(self) -> bool:
-        return self._stop_after is not None and len(self.progress) >= self._stop_after
-
-
-def small(**parts: dict[str, object]) -> Config:
-    tree: dict[str, dict[str, object]] = {
-        'data': {'group_size': 12, 'neighbor_count': 15},
-        'model': {'steps': 2, 'width': 8, 'levels': 2},
-        'training': {'epochs': 3, 'batch_size': 2, 'learning_rate': 3e-3, 'accelerator': 'cpu', 'threads': 1},
-    }
-    return parse_config({name: fields | parts.get(name, {}) for name, fields in tree.items()})
+from .runs import Recorder, small
 
 
 @pytest.mark.parametrize(
@@ -89,8 +67,8 @@ def test_the_log_holds_every_epoch(tmp_path: Path) -> None:
     recorder = Recorder()
     train([scan], small(), tmp_path, recorder)
     with (tmp_path / 'training_log' / 'metrics.csv').open() as file:
-        rows = [row for row in csv.DictReader(file) if row['loss']]
-    assert [float(row['loss']) for row in rows] == pytest.approx([loss for _, loss, _ in recorder.losses], rel=1e-5)
+        rows = [(int(row['epoch']), float(row['loss']), float(row['validation_loss'])) for row in csv.DictReader(file)]
+    assert rows == recorder.losses
 
 
 def test_held_out_patterns_are_never_trained_on(tmp_path: Path) -> None:
@@ -179,3 +157,166 @@ def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkey
     short, long = models
     assert [record.validation for record in long.losses] == [3.0, 1.0, 2.0, 5.0]
     assert all(np.array_equal(long.weights[key], short.weights[key]) for key in short.weights)
+
+
+def test_loader_processes_make_the_same_model(tmp_path: Path) -> None:
+    scan, _ = make_scan()
+    files = []
+    for workers, keep in ((0, False), (2, False), (2, True)):
+        execution: dict[str, object] = {
+            'workers': workers,
+            'persistent_workers': keep,
+            'prefetch_factor': 1,
+            'pin_memory': True,
+        }
+        config = small(execution=execution, training={'batch_size': 1})
+        model = load_model(train([scan], config, tmp_path / f'{workers}{keep}'))
+        files.append((model.losses, {name: array.tobytes() for name, array in model.weights.items()}))
+    assert files[0] == files[1] == files[2]
+    assert not multiprocessing.active_children()
+
+
+def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, ledger: Ledger) -> None:
+    class Killer(Recorder):
+        def on_progress(self, done: int, goal: int) -> None:
+            super().on_progress(done, goal)
+            if done == 3:
+                for process in multiprocessing.active_children():
+                    process.kill()
+
+    recorder = Killer()
+    config = small(execution={'workers': 1, 'prefetch_factor': 1}, training={'batch_size': 1, 'epochs': 50})
+    with pytest.raises(TrainingError, match='loader process died.*execution.workers to 0') as caught:
+        train([make_scan()[0]], config, tmp_path, recorder)
+    assert len(recorder.progress) < 10
+    sentence = re.sub(r'\(.*?\):', '(…):', str(caught.value))  # torch's own words differ with the moment
+    ledger.record('A loader process is killed', sentence, 'the best model so far', group='The worker dies')
+
+
+def test_batches_may_be_accumulated(tmp_path: Path) -> None:
+    """One step on the gradient of two batches of one group is a step on one batch of two groups."""
+    scan, _ = make_scan((32, 32), rows=6)
+    weights = []
+    for batch_size, accumulate in ((2, 1), (1, 2)):
+        # Every group is then the whole scan on the same canvas, and no random turn tells the batches apart.
+        config = small(
+            data={'group_size': 36, 'neighbor_count': 35, 'groups_per_epoch': 2, 'validation_fraction': 0.0},
+            training={'batch_size': batch_size, 'accumulate': accumulate, 'epochs': 1, 'scheduler': 'constant'},
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr('ptychopinn_torch_plugin.model.turn.Turn.random', classmethod(lambda cls: cls()))
+            weights.append(load_model(train([scan], config, tmp_path / str(accumulate))).weights)
+    assert all(np.allclose(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6) for name in weights[0])
+
+
+@pytest.mark.parametrize('precision', ['bf16', '16'])
+def test_lower_precision_is_for_the_convolutions_only(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, torch.dtype]] = set()
+    convolve: Any = torch.nn.functional.conv2d
+    transform: Any = torch.fft.fft2
+
+    def watched_convolution(x: Tensor, *rest: object, **options: object) -> Tensor:
+        answer: Tensor = convolve(x, *rest, **options)
+        seen.add(('convolution', answer.dtype))
+        return answer
+
+    def watched_transform(x: Tensor, *rest: object, **options: object) -> Tensor:
+        seen.add(('transform', x.dtype))
+        answer: Tensor = transform(x, *rest, **options)
+        return answer
+
+    monkeypatch.setattr('torch.nn.functional.conv2d', watched_convolution)
+    monkeypatch.setattr('torch.fft.fft2', watched_transform)
+    scan, _ = make_scan()
+    losses = []
+    for name in ('32', precision):
+        seen.clear()
+        recorder = Recorder()
+        path = train([scan], small(training={'precision': name}), tmp_path / name, recorder)
+        losses.append([loss for _, *both in recorder.losses for loss in both])
+        assert all(array.dtype == np.float32 for array in load_model(path).weights.values())
+    half = {'bf16': torch.bfloat16, '16': torch.float16}[precision]
+    assert {dtype for what, dtype in seen if what == 'transform'} <= {torch.complex64, torch.float32}
+    assert {dtype for what, dtype in seen if what == 'convolution'} == {half}
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+def test_patience_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    monkeypatch.setattr(
+        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(judged))
+    )
+    recorder = Recorder()
+    config = small(training={'epochs': 5, 'early_stop_patience': 2}, data={'validation_fraction': 0.02})
+    train([make_scan()[0]], config, tmp_path, recorder)
+    assert [loss for _, _, loss in recorder.losses] == [3.0, 1.0, 2.0, 1.5]
+    assert not (tmp_path / 'resume.safetensors').exists()
+
+
+@pytest.mark.parametrize(
+    ('execution', 'kept', 'best'),
+    [
+        ({'checkpoint_top_k': 2}, [2, 4], 2),
+        ({'checkpoint_top_k': 2, 'checkpoint_mode': 'max'}, [1, 3], 1),
+        ({'checkpoint_top_k': 1, 'checkpoint_monitor': 'loss'}, [1], 1),
+        ({}, [], 2),
+    ],
+)
+def test_the_best_epochs_are_kept(
+    execution: dict[str, object], kept: list[int], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation is best in epoch 2, worst in 1; the training loss is made to grow."""
+    judged, calls = iter([4.0, 1.0, 3.0, 2.0]), iter(range(1, 100))
+    monkeypatch.setattr(
+        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(judged))
+    )
+    monkeypatch.setattr(
+        'ptychopinn_torch_plugin.training.module.pinn_training_loss',
+        lambda generator, *rest: sum(one.sum() for one in generator.parameters()) * 0 + next(calls),
+    )
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints' / 'epoch-000099.safetensors').write_bytes(b'of an earlier run')
+    config = small(training={'epochs': 4}, data={'validation_fraction': 0.02}, execution=execution)
+    path = train([make_scan()[0]], config, tmp_path, Recorder())
+    files = {int(file.stem.removeprefix('epoch-')): file for file in (tmp_path / 'checkpoints').glob('epoch-*')}
+    if kept:
+        assert sorted(files) == kept
+        for epoch, file in files.items():
+            assert [record.epoch for record in load_model(file).losses] == list(range(1, epoch + 1))
+    if best in kept:
+        weights = [load_model(file).weights for file in (path, files[best])]
+        assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_loss_that_is_not_there_cannot_judge(tmp_path: Path) -> None:
+    config = small(data={'validation_fraction': 0.0}, execution={'checkpoint_monitor': 'validation_loss'})
+    with pytest.raises(ConfigurationError, match="checkpoint_monitor = 'validation_loss'.*no position is held out"):
+        train([make_scan()[0]], config, tmp_path)
+
+
+@pytest.mark.parametrize('deterministic', [True, False])
+def test_determinism_is_asked_for_while_training_only(deterministic: bool, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    class Looker(Recorder):
+        def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+            asked.append(torch.are_deterministic_algorithms_enabled())
+
+    train([make_scan()[0]], small(execution={'deterministic': deterministic}), tmp_path, Looker())
+    assert set(asked) == {deterministic}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_progress_bar_is_shown_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shown in (False, True):
+        train([make_scan()[0]], small(execution={'progress_bar': shown}, training={'epochs': 1}), tmp_path / str(shown))
+        assert ('Epoch 0' in capsys.readouterr().out) is shown
+
+
+def test_loader_processes_and_a_learned_probe_do_not_go_together(tmp_path: Path) -> None:
+    config = small(execution={'workers': 1}, training={'probe_trainable': True})
+    with pytest.raises(ConfigurationError, match='execution.workers = 1.*set it to 0'):
+        train([make_scan()[0]], config, tmp_path)

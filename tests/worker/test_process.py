@@ -166,8 +166,8 @@ def test_a_foreign_error_is_named(job: Job) -> None:
 
 def test_want_of_memory_comes_with_a_hint(job: Job) -> None:
     sentence = str(failure_of(job, 'memory_error'))
-    assert 'MemoryError: Unable to allocate 1 PiB' in sentence
-    assert 'smaller batch size or window size' in sentence
+    assert 'MemoryError: Unable to allocate 1 PiB. Most likely' in sentence
+    assert 'smaller "Batch size", "Group size"' in sentence
 
 
 def test_an_unknown_entry_is_an_error(job: Job) -> None:
@@ -178,7 +178,7 @@ def test_a_killed_worker_hints_at_memory(job: Job) -> None:
     error = failure_of(job, 'be_killed')
     assert type(error) is WorkerError
     assert 'was ended by SIGKILL' in str(error)
-    assert 'smaller batch size or window size' in str(error)
+    assert 'smaller "Batch size", "Group size"' in str(error)
     assert str(error).endswith('Its last words: loading the patterns')
 
 

@@ -1,4 +1,7 @@
-"""How good a product is, by the host's own measures: against a truth, and against the measured patterns."""
+"""How good a product is, by the host's own measures: against a truth, and against the measured patterns.
+
+Ptychodus is imported when a score is asked for.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ SCALE_STEPS = 81
 MIN_SHIFT_PX = 0.03
 MAX_SHIFT_PX = 10.0
 """A registration that finds more has not found the object."""
+MATCH = 0.5
+"""Ring correlation with the truth from which on a spatial frequency counts as found."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class TruthScores:
     phase_psnr_db: float
     phase_error_rad: float
     """Root mean square."""
+    ring_area: float
+    """Fourier ring correlation with the truth, averaged over the spatial frequencies; 1 is perfect."""
+    ring_resolution_px: float
+    """Full period, in pixels, at which that correlation first falls below 1/2 (against a truth without noise, 1/2 is
+    where signal and noise are equally strong in phase); 2 if it never does, the side of the rectangle if it begins
+    there."""
 
     def as_dict(self) -> dict[str, float]:
         """The scores by name."""
@@ -69,14 +80,32 @@ def compare_with_truth(truth: Product, product: Product) -> ScoredPair:
     found = region.crop(product.object_.get_layers_flattened())
     phase, found_phase = np.angle(expected), np.angle(expected) + np.angle(found * np.conj(expected))
     modulus, found_modulus = np.abs(expected), np.abs(found)
+    area, resolution = _rings(expected, found, region.weights)
     scores = TruthScores(
         amplitude_ssim=float(metrics.compute_structural_similarity(modulus, found_modulus)),
         phase_ssim=float(metrics.compute_structural_similarity(phase, found_phase)),
         amplitude_psnr_db=float(metrics.compute_peak_signal_to_noise_ratio(modulus, found_modulus)),
         phase_psnr_db=float(metrics.compute_peak_signal_to_noise_ratio(phase, found_phase)),
         phase_error_rad=float(np.sqrt(np.mean((found_phase - phase) ** 2))),
+        ring_area=area,
+        ring_resolution_px=resolution,
     )
     return ScoredPair(scores, expected, found)
+
+
+def _rings(
+    truth: npt.NDArray[np.complexfloating], product: npt.NDArray[np.complexfloating], weights: npt.NDArray[np.floating]
+) -> tuple[float, float]:
+    """Area and resolution in pixels of the ring correlation, from the host; the latter is never NaN."""
+    from ptychodus.api.metrics import compute_fourier_ring_correlation
+
+    rings = compute_fourier_ring_correlation(truth, product, 1.0, 1.0, window=weights)
+    known = rings.correlation[np.isfinite(rings.correlation)]
+    if (known >= MATCH).all():
+        return rings.get_area_under_curve(), 2.0
+    if known[0] < MATCH:
+        return rings.get_area_under_curve(), float(max(truth.shape))
+    return rings.get_area_under_curve(), max(2.0, rings.get_resolution_m(MATCH))
 
 
 def _standardised(product: Product, truth: Product, region: ScoringRegion) -> Product:

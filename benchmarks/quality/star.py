@@ -1,0 +1,110 @@
+"""The measured Siemens star: refinement, geometry search, half scans, and the network with the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from ptychodus.api.io import load_product
+from ptychodus.api.product import Product
+
+from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
+from ptychopinn_torch_plugin.demo.picture import draw_objects
+from ptychopinn_torch_plugin.judgement import compare_with_truth, r_factor
+from ptychopinn_torch_plugin.persistence import load_model
+from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
+from ptychopinn_torch_plugin.training.run import train
+from ptychopinn_torch_plugin.types import Reconstruction
+
+from .ptychi import run_ptychi
+from .table import Line, timed
+
+TITLE = 'measured Siemens star, probe from a formula'
+LEARNED: dict[str, dict[str, object]] = {
+    'training': {'probe_trainable': True, 'positions_trainable': True},
+    'inference': {'use_model_probe': True},
+    'refinement': {'refine_epochs': 0},
+}
+
+
+class Star:
+    """The scan, its reference, and what is said of products."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parameters = load_workflow_folder(folder)
+        self.scan = scan_from_reconstruct_input(self.parameters)
+        self.reference = load_product(folder / 'reference.h5')
+
+    def judge(self, product: Product) -> tuple[float, float]:
+        """R-factor, and correlation of the phase with the reference."""
+        pair = compare_with_truth(self.reference, product)
+        phase = np.angle(pair.truth)
+        found = phase + np.angle(pair.product * pair.truth.conj())
+        correlation = float(np.corrcoef(phase.ravel(), found.ravel())[0, 1])
+        return r_factor(replace(self.parameters, product=product)), correlation
+
+    def line(self, method: str, product: Product, seconds: float | None, reach: tuple[float, float] | None) -> Line:
+        """A line of the table; ``reach`` is the largest R-factor and the smallest correlation."""
+        factor, correlation = self.judge(product)
+        text = f'R {factor:.4f}, phase correlation {correlation:.4f}'
+        if reach is None:
+            return Line(TITLE, method, text, seconds)
+        reached = factor < reach[0] and correlation > reach[1]
+        return Line(TITLE, method, text, seconds, f'R {reach[0]}, correlation {reach[1]}', reached)
+
+
+def star_lines(folder: Path, output: Path, ptychi: Path | None, *, network: bool) -> Iterator[Line]:
+    """All lines of the measured star."""
+    star = Star(folder)
+    result, seconds = timed(lambda: refine(star.scan, Config()))
+    product = product_from_reconstruction(star.parameters, result)
+    yield star.line('refinement (defaults)', product, seconds, (0.155, 0.97))
+    _draw(star, product, output / 'star.png')
+
+    wide = parse_config({'refinement': {'refine_geometry': True, 'probe_modes': 2}})
+    result, seconds = timed(lambda: refine(star.scan, wide))
+    product = product_from_reconstruction(star.parameters, result)
+    yield star.line('refinement, geometry searched, 2 modes', product, seconds, (0.138, 0.0))
+
+    halves = parse_config({'inference': {'half_scans': True}})
+    result, seconds = timed(lambda: refine(star.scan, halves))
+    rings = None if result.judgement is None else result.judgement.rings
+    pixel_nm = 1e9 * star.reference.object_.get_pixel_geometry().width_m
+    period = float('nan') if rings is None or rings.resolution_px is None else rings.resolution_px * pixel_nm
+    yield Line(
+        TITLE, 'refinement of half scans', f'half-bit at {period:.0f} nm (period)', seconds, '150 nm', period < 150
+    )
+
+    if network:
+        yield from _network(star, output)
+    if ptychi is not None:
+        product, seconds = run_ptychi(ptychi, folder, output / 'pty-chi' / 'star', epochs=50)
+        yield star.line('pty-chi, LSQ-ML, 50 epochs', product, seconds, None)
+
+
+def _network(star: Star, output: Path) -> Iterator[Line]:
+    for name, key, tree in (
+        ('PINN (defaults)', 'star', {}),
+        ('PINN, probe and positions learned, network alone', 'star-learned', LEARNED),
+    ):
+        result, seconds = timed(partial(_trained, star, parse_config(tree), output / 'models' / key))
+        product = product_from_reconstruction(star.parameters, result)
+        yield star.line(f'{name}, training included', product, seconds, (0.155, 0.97))
+
+
+def _trained(star: Star, config: Config, folder: Path) -> Reconstruction:
+    return reconstruct(star.scan, load_model(train([star.scan], config, folder)), config)
+
+
+def _draw(star: Star, product: Product, file: Path) -> None:
+    pair = compare_with_truth(star.reference, product)
+    pixel = product.object_.get_pixel_geometry()
+    pictures = [('LSQ-ML, 50 epochs', pair.truth), ('Refine', pair.product)]
+    factor, _ = star.judge(product)
+    draw_objects(pictures, (pixel.height_m, pixel.width_m), f'Siemens star, R-factor {factor:.4f}', file)

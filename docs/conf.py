@@ -1,0 +1,108 @@
+"""Sphinx: ``sphinx-build -W -b html docs build/docs`` turns the pages here and the docstrings into a site."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ptychopinn_torch_plugin
+from ptychopinn_torch_plugin.host.settings import group_name, iter_setting_fields
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = 'ptychopinn_torch_plugin'
+author = 'The ptychopinn_torch_plugin developers'
+copyright = author
+version = release = ptychopinn_torch_plugin.__version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+source_suffix = {'.md': 'markdown'}
+exclude_patterns = ['images']
+
+html_theme = 'alabaster'
+html_theme_options = {'description': ptychopinn_torch_plugin.__doc__.splitlines()[0], 'page_width': '1080px'}
+html_show_copyright = False
+
+myst_enable_extensions = ['colon_fence']
+myst_heading_anchors = 3
+
+autodoc_default_options = {'members': True, 'member-order': 'bysource'}
+autodoc_typehints = 'signature'
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+PACKAGE = ptychopinn_torch_plugin.__name__
+HIDDEN = {f'{PACKAGE}.host.panel'}
+"""Modules without a place in the reference: this one needs a screen's libraries to be imported."""
+
+_PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
+
+
+def settings_table(section: str) -> str:
+    """The settings of a section of the configuration tree as a Markdown table."""
+    rows = [
+        f'Settings group `{group_name(section)}`.',
+        '',
+        '| name | default | unit | what it does |',
+        '| --- ' * 4 + '|',
+    ]
+    for field in iter_setting_fields(section):
+        choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
+        rows.append(f'| `{section}.{field.name}` | `{field.default}` | {field.unit} | {field.tip}{choices} |')
+    return '\n'.join(rows)
+
+
+def modules_below(name: str) -> list[str]:
+    """Names of a module and of all that are in it, without importing any."""
+    path = Path(ptychopinn_torch_plugin.__file__).parent.joinpath(*name.split('.')[1:])
+    if path.with_suffix('.py').is_file():
+        return [name]
+    if not (path / '__init__.py').is_file():
+        raise ValueError(f'There is no module {name}.')
+    below = [f'{name}.{item.name}' for item in pkgutil.iter_modules([str(path)]) if item.name != '__main__']
+    return [name, *(found for item in below for found in modules_below(item) if found not in HIDDEN)]
+
+
+def reference(name: str) -> str:
+    """The documentation of a module and of all that are in it, as MyST."""
+    blocks = []
+    modules = modules_below(name)
+    for module in modules:
+        # What a package takes over from its own modules stands there.
+        is_package = any(other.startswith(f'{module}.') for other in modules)
+        option = '\n   :no-members:' if is_package else ''
+        blocks.append(f'## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}{option}\n```\n')
+        names = getattr(importlib.import_module(module), '__all__', ())
+        if is_package and names:
+            blocks.append(f'To be imported from here: {", ".join(f"`{item}`" for item in names)}.\n')
+    return '\n'.join(blocks)
+
+
+def other_pages(text: str) -> str:
+    """Names of the pages in this folder that ``text``, a page with lists of pages, does not name, one a line."""
+    pages = sorted(path.stem for path in Path(__file__).parent.glob('*.md'))
+    return '\n'.join(page for page in pages if page != 'index' and page not in text.splitlines())
+
+
+def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
+    text = source[0]
+
+    def text_of(match: re.Match[str]) -> str:
+        if match[1] == 'pages':
+            return other_pages(text)
+        return settings_table(match[2]) if match[1] == 'settings' else reference(match[2])
+
+    source[0] = _PLACEHOLDER.sub(text_of, text)
+
+
+def setup(app: Sphinx) -> None:
+    """Have tables of settings and lists of modules and pages written from what is there."""
+    app.connect('source-read', _fill_in)

@@ -1,0 +1,159 @@
+"""What ``info`` tells of a file, read without torch and without the patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..data.archive import read_arrays, read_headers
+from ..data.conversion import read_npz_geometry
+from ..data.headers import read_diffraction_header
+from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, read_product
+from ..errors import InputError
+from ..persistence import MODEL_SUFFIX, ModelHeader, read_model_header
+from .inputs import HELP, NPZ_SUFFIX, PRODUCT_SUFFIXES, find_scans, is_workflow_folder
+from .outcome import table
+
+Document = dict[str, Any]
+
+_SMALL_NPZ_KEYS: Final = ('bad_pixels', 'diff3d_quantity')
+
+
+def describe(path: Path) -> tuple[Document, str]:
+    """The header of a model file, a scan, a product, a reconstruction or a folder of scans.
+
+    Returns:
+        A JSON document with ``kind`` and ``path``, and text for people.
+
+    Raises:
+        InputError: it is none of these, or damaged.
+        ModelFileError: it is a model file that cannot be used.
+    """
+    if path.is_dir() and not is_workflow_folder(path):
+        found = [describe(item) for item in find_scans(path)]
+        several: Document = {'kind': 'scans', 'path': path, 'scans': [document for document, _ in found]}
+        return several, '\n\n'.join(text for _, text in found)
+    document = Document(path=path) | _describer(path)(path)
+    return document, table(_rows(document))
+
+
+def _describer(path: Path) -> Callable[[Path], Document]:
+    if path.is_dir():
+        return _folder
+    if not path.is_file():
+        raise InputError(f'{path} does not exist: give a model file, {HELP}.')
+    if path.suffix == MODEL_SUFFIX:
+        return _model
+    if path.suffix == NPZ_SUFFIX:
+        return _archive
+    if path.suffix in PRODUCT_SUFFIXES:
+        return _patterns if path.name == DIFFRACTION_FILE else _product
+    raise InputError(f'{path} is of no kind that is known here: give a model file ({MODEL_SUFFIX}), {HELP}.')
+
+
+def _model(path: Path) -> Document:
+    header = read_model_header(path)
+    last = header.losses[-1] if header.losses else None
+    return {
+        'kind': 'model',
+        'backend': header.backend,
+        'format_version': header.format_version,
+        'model_type': header.config.model.model_type,
+        'generator': header.config.model.generator,
+        'scans': list(header.scans),
+        'epochs': len(header.losses),
+        'best_epoch': _best_epoch(header),
+        'training_loss': last and last.training,
+        'validation_loss': last and last.validation,
+        'photons_per_frame': header.photons_per_frame,
+        'versions': header.versions,
+        'config': header.config.model_dump(mode='json'),
+        'history': [asdict(record) for record in header.losses],
+    }
+
+
+def _best_epoch(header: ModelHeader) -> int | None:
+    """The epoch whose weights the file holds, by the loss that judged it; None where none came to its end."""
+    by, mode = header.config.execution.checkpoint_monitor, header.config.execution.checkpoint_mode
+    losses = {
+        record.epoch: record.training if by == 'loss' or record.validation is None else record.validation
+        for record in header.losses
+    }
+    if not losses:
+        return None
+    best = min if mode == 'min' else max
+    return best(losses, key=lambda epoch: losses[epoch])
+
+
+def _folder(path: Path) -> Document:
+    return _patterns(path / DIFFRACTION_FILE) | _product(path / PRODUCT_FILE) | {'kind': 'workflow folder'}
+
+
+def _patterns(path: Path) -> Document:
+    header = asdict(read_diffraction_header(path))
+    return {'kind': 'patterns', 'counts_dtype': header.pop('dtype')} | header
+
+
+def _product(path: Path) -> Document:
+    product = read_product(path)
+    metadata, probes, object_ = product.metadata, product.probes, product.object_
+    pixel = object_.get_pixel_geometry()
+    return {
+        'kind': 'product',
+        'name': metadata.name,
+        'positions': len(product.probe_positions),
+        'probe_shape': list(probes.get_array().shape),
+        'probe_modes': probes.num_incoherent_modes,
+        'probe_photons': float(np.sum(np.abs(probes.get_probe_no_opr().get_array()) ** 2)),
+        'object_shape': [object_.height_px, object_.width_px],
+        'object_layers': object_.num_layers,
+        'object_pixel_m': [pixel.height_m, pixel.width_m],
+        'photon_energy_ev': metadata.photon_energy_eV,
+        'detector_distance_m': metadata.detector_distance_m,
+        'far_field': metadata.far_field,
+        'losses': len(product.losses),
+        'last_loss': float(product.losses[-1].value) if product.losses else None,
+    }
+
+
+def _archive(path: Path) -> Document:
+    headers = read_headers(path)
+    if 'diff3d' not in headers and {'object', 'coverage'} <= headers.keys():
+        shapes = {name: list(header.shape) for name, header in headers.items()}
+        return {'kind': 'reconstruction', 'arrays': shapes}
+    if 'diff3d' not in headers:
+        raise InputError(f'{path} holds neither patterns (diff3d) nor a reconstruction (object, coverage).')
+    small = read_arrays(path, [key for key in _SMALL_NPZ_KEYS if key in headers])
+    shape = headers['diff3d'].shape
+    probe, guess = headers.get('probeGuess'), headers.get('objectGuess')
+    return {
+        'kind': 'training file',
+        'patterns': shape[0] if shape else 0,
+        'pattern_shape': list(shape[1:]),
+        'counts_dtype': str(headers['diff3d'].dtype),
+        'diff3d_quantity': str(small['diff3d_quantity']) if 'diff3d_quantity' in small else 'not stated',
+        'bad_pixels': int(np.count_nonzero(small['bad_pixels'])) if 'bad_pixels' in small else None,
+        'probe_modes': None if probe is None else probe.shape[0] if len(probe.shape) == 3 else 1,
+        'object_shape': None if guess is None else list(guess.shape),
+    } | read_npz_geometry(path).known()
+
+
+def _rows(document: Document) -> dict[str, object]:
+    """Rows for people: pairs as a x b, and no trees."""
+    rows: dict[str, object] = {}
+    for name, value in document.items():
+        if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
+            rows[name] = ' x '.join(f'{item:.6g}' for item in value)
+        elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            rows[name] = ', '.join(value)
+        elif isinstance(value, float):
+            rows[name] = f'{value:.6g}'
+        elif name in ('versions', 'arrays') and isinstance(value, dict):
+            rows[name] = ', '.join(f'{key} {item}' for key, item in value.items())
+        elif not isinstance(value, list | dict):
+            rows[name] = value
+    return rows

@@ -1,0 +1,66 @@
+"""Where a reconstruction goes: a product of Ptychodus, or arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.finite import refuse_non_finite
+from ..data.output import write_arrays, write_product
+from ..errors import ConfigurationError
+from ..types import Reconstruction
+from .inputs import NPZ_SUFFIX, PRODUCT_SUFFIXES, Loaded
+
+PRODUCT_NAME = 'product.h5'
+ARRAYS_NAME = 'reconstruction.npz'
+
+
+def resolve_output(output: Path, *, has_product: bool) -> Path:
+    """The file that a reconstruction shall be written to.
+
+    Args:
+        output: a file ``.h5`` or ``.npz``, or a folder (no suffix): then ``product.h5`` or, of a training file,
+            ``reconstruction.npz`` in it.
+        has_product: whether the scan came with a product; only then another one can be made of it.
+
+    Raises:
+        ConfigurationError: another suffix, or a product is asked for where there was none.
+    """
+    if output.is_dir() or not output.suffix:
+        return output / (PRODUCT_NAME if has_product else ARRAYS_NAME)
+    if output.suffix in PRODUCT_SUFFIXES and not has_product:
+        raise ConfigurationError(
+            f'-o {output}: a training file has no product to write the reconstruction into: ask for a .npz file, or '
+            'turn the training file into a workflow folder first (ptychopinn-torch convert).'
+        )
+    if output.suffix not in (NPZ_SUFFIX, *PRODUCT_SUFFIXES):
+        raise ConfigurationError(f'-o {output}: write a product (.h5), arrays (.npz), or into a folder (no suffix).')
+    return output
+
+
+def write_reconstruction(output: Path, loaded: Loaded, reconstruction: Reconstruction) -> None:
+    """Write ``reconstruction`` to ``output`` (see :func:`resolve_output`), whole or not at all.
+
+    An NPZ file holds ``object`` (h, w) complex64, ``coverage`` (h, w) bool, ``probe`` (modes, H, W) complex64 in
+    photons, ``positions`` (n, 2) as (y, x) in object pixels, and ``losses`` (epochs,).
+
+    Raises:
+        ReconstructionError: something in it is not finite; nothing is written.
+        OutputError: the file cannot be written.
+    """
+    refuse_non_finite(reconstruction, loaded.scan.name)
+    if output.suffix in PRODUCT_SUFFIXES and loaded.parameters is not None:
+        from ..data.product import product_from_reconstruction
+
+        write_product(output, product_from_reconstruction(loaded.parameters, reconstruction))
+        return
+    arrays: dict[str, npt.ArrayLike] = {
+        'object': reconstruction.object_array,
+        'probe': reconstruction.probe,
+        'coverage': reconstruction.coverage,
+        'positions': reconstruction.positions,
+        'losses': np.array([record.training for record in reconstruction.losses]),
+    }
+    write_arrays(output, arrays)

@@ -1,0 +1,121 @@
+"""The words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from .. import __version__
+from ..data.dialect import Dialect
+from ..persistence import MODEL_FILE
+from . import commands
+from .codes import MEANINGS
+from .inputs import HELP
+from .settings import add_settings
+
+PROGRAM: Final = 'ptychopinn-torch'
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; ``run`` of what it returns is the function that carries the command out."""
+    codes = '\n'.join(f'  {int(code):>3}  {meaning}' for code, meaning in MEANINGS.items())
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description='PtychoPINN (PyTorch) without a window: the engine that Ptychodus uses.',
+        epilog=f'exit codes:\n{codes}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'ptychopinn_torch_plugin {__version__}')
+    parser.add_argument('-q', '--quiet', action='store_true', help='print warnings and errors only')
+    actions = parser.add_subparsers(required=True, metavar='COMMAND', dest='command')
+    _add_engine(actions)
+    _add_files(actions)
+    _add_checks(actions)
+    for action in actions.choices.values():
+        action.add_argument('--json', action='store_true', help='print exactly one JSON document on stdout')
+    return parser
+
+
+def _add_engine(actions: argparse._SubParsersAction[Any]) -> None:
+    train = actions.add_parser('train', help='train a model on one scan or several')
+    train.add_argument('scans', nargs='+', type=Path, metavar='SCAN', help=f'{HELP}; or a folder of several of them')
+    train.add_argument('-o', '--output', type=Path, required=True, help='folder for the model and the training log')
+    train.add_argument('--supervised', action='store_true', help="learn from the products' objects instead of patterns")
+    reconstruct = actions.add_parser('reconstruct', help='reconstruct a scan with a trained model, then refine it')
+    reconstruct.add_argument('-m', '--model', type=Path, help=f'model file (default: {MODEL_FILE} beside the scan)')
+    refine = actions.add_parser('refine', help='reconstruct a scan by refinement alone: no model')
+    for action in (reconstruct, refine):
+        action.add_argument('scan', type=Path, metavar='SCAN', help=HELP)
+        action.add_argument(
+            '-o', '--output', type=Path, required=True, help='product (.h5), arrays (.npz), or a folder for either'
+        )
+    for action, run in ((train, commands.train), (reconstruct, commands.reconstruct), (refine, commands.refine)):
+        add_settings(action)
+        _add_read_as(action)
+        action.set_defaults(run=run)
+
+
+def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
+    export = actions.add_parser('export', help='write a training file (.npz) of a scan')
+    export.add_argument('source', type=Path, metavar='SCAN', help=HELP)
+    export.add_argument('-o', '--output', type=Path, required=True, help='training file (.npz) to write')
+    convert = actions.add_parser('convert', help='turn a training file into a workflow folder, or back')
+    convert.add_argument('source', type=Path, metavar='SCAN', help=HELP)
+    convert.add_argument(
+        '-o', '--output', type=Path, required=True, help='training file (.npz) or workflow folder (any other) to write'
+    )
+    _add_geometry(convert)
+    for action, run in ((export, commands.export), (convert, commands.convert)):
+        _add_read_as(action)
+        action.add_argument(
+            '--dialect',
+            choices=('counts', 'amplitude'),
+            default='counts',
+            help="what diff3d of a training file shall hold: photon counts, or square roots as PtychoPINN's (default: "
+            'counts)',
+        )
+        action.set_defaults(run=run)
+    info = actions.add_parser('info', help='print the header of a model, a scan or a product')
+    info.add_argument('path', type=Path, help=f'model file, {HELP}, or a folder of several of them')
+    info.set_defaults(run=commands.info)
+
+
+def _add_geometry(convert: argparse.ArgumentParser) -> None:
+    group = convert.add_argument_group('what a training file may not know (for a workflow folder)')
+    group.add_argument('--photon-energy-ev', type=float, metavar='EV', help='photon energy in electronvolts')
+    group.add_argument('--detector-distance-m', type=float, metavar='M', help='from sample to detector, in metres')
+    for name, what in (('detector', 'a detector pixel (after binning)'), ('object', 'an object pixel')):
+        group.add_argument(
+            f'--{name}-pixel-m',
+            type=float,
+            nargs='+',
+            metavar='M',
+            help=f'side of {what} in metres, or height and width',
+        )
+    group.add_argument(
+        '--nominal',
+        action='store_true',
+        help='fill what is not known with placeholders (10 keV, 1 m, pixels of 1 mm); lengths then mean nothing',
+    )
+
+
+def _add_checks(actions: argparse._SubParsersAction[Any]) -> None:
+    doctor = actions.add_parser('doctor', help='check the installation and say what mends it')
+    doctor.set_defaults(run=commands.doctor)
+    demo = actions.add_parser('demo', help='simulate a scan, train and reconstruct through Ptychodus, score the result')
+    demo.add_argument('-o', '--output', type=Path, default=Path('demo'), help='folder for the results (default: demo)')
+    demo.add_argument('--scan', type=Path, help='a Ptychodus workflow folder to take instead of a simulated scan')
+    demo.set_defaults(run=commands.demo)
+
+
+def _add_read_as(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--read-as',
+        choices=get_args(Dialect),
+        default='auto',
+        help='what diff3d of a training file holds; auto decides by a rule that the log names (default: auto)',
+    )
+    parser.add_argument(
+        '--nphotons', type=float, metavar='N', help='mean photons of a pattern, where diff3d is normalised amplitudes'
+    )

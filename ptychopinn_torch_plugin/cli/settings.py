@@ -1,0 +1,73 @@
+"""The configuration of a run, from a settings file of Ptychodus and from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, parse_config
+from ..errors import ConfigurationError
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``-s`` and ``--set`` to the parser of a command."""
+    parser.add_argument(
+        '-s', '--settings', type=Path, help='a Ptychodus settings file to read the PtychoPINNPyTorch groups of'
+    )
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='SECTION.NAME=VALUE',
+        help='one setting, for example training.epochs=5; may be repeated, and wins over the settings file',
+    )
+
+
+def read_config(settings: Path | None, changes: Sequence[str], model_type: str = 'pinn') -> Config:
+    """Build the configuration of a run.
+
+    Args:
+        settings: a settings file (INI) whose groups ``PtychoPINNPyTorch...`` are taken; None takes the defaults.
+        changes: what follows each ``--set``, ``section.name=value``; the last one for a name wins.
+        model_type: ``'pinn'`` or ``'supervised'``.
+
+    Raises:
+        ConfigurationError: the file is missing or no settings file, a change is not written that way, a name is
+            unknown, or a value is out of range.
+    """
+    from ..host.settings import SECTIONS
+
+    tree: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    if settings is not None:
+        for section, values in _read_groups(settings).items():
+            tree[section].update(values)
+    for change in changes:
+        path, equals, value = change.partition('=')
+        section, dot, name = path.partition('.')
+        if not (equals and dot and section in SECTIONS):
+            raise ConfigurationError(
+                f'--set {change}: write SECTION.NAME=VALUE with SECTION one of {", ".join(SECTIONS)}.'
+            )
+        if path == 'model.model_type':
+            raise ConfigurationError(f'--set {change}: the kind of model is chosen by train --supervised.')
+        tree[section][name] = value
+    tree['model']['model_type'] = model_type
+    return parse_config(tree)
+
+
+def _read_groups(settings: Path) -> dict[str, dict[str, str]]:
+    """This package's groups in a settings file, by section of the configuration tree."""
+    from ..host.settings import SECTIONS, group_name
+
+    if not settings.is_file():
+        raise ConfigurationError(f'There is no settings file {settings}.')
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(settings)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigurationError(f'{settings} is no settings file of Ptychodus ({error}).') from error
+    groups = {section: group_name(section) for section in SECTIONS}
+    return {section: dict(parser[group]) for section, group in groups.items() if parser.has_section(group)}

@@ -1,0 +1,64 @@
+"""What photon noise does to square roots of counts: mean, variance and deviation, for bright and for dark pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import gammaln
+from torch import Tensor
+
+LARGEST_ROOT = 20.0
+"""Square root of the counts up to which sums over the Poisson distribution are tabulated; above, it is a Gaussian."""
+STEP = 0.05
+
+
+class PhotonNoise:
+    """Moments of ``sqrt(n)``, with ``n`` Poisson distributed around ``root**2``.
+
+    Many counts: variance 1/4, mean ``root - 1/(8 root)`` (F. J. Anscombe, Biometrika 35, 246 (1948)). Few counts are
+    summed over the distribution and interpolated.
+
+    Args:
+        ratio: the deviation is counted from ``ratio * root`` instead of ``root``.
+        device: where the tables lie.
+    """
+
+    def __init__(self, ratio: float, device: torch.device) -> None:
+        self._ratio = ratio
+        roots = np.arange(0.0, LARGEST_ROOT + 2 * STEP, STEP)
+        self._mean, self._variance, self._deviation = (
+            torch.from_numpy(table.astype(np.float32)).to(device) for table in _tables(roots, ratio)
+        )
+
+    def mean(self, root: Tensor) -> Tensor:
+        """``E sqrt(n)``; same shape as ``root``, real, square roots of photons."""
+        return torch.where(root < LARGEST_ROOT, _look_up(self._mean, root), root - 0.125 / root.clamp_min(1.0))
+
+    def variance(self, root: Tensor) -> Tensor:
+        """``Var sqrt(n)``; 1/4 for many counts."""
+        return torch.where(root < LARGEST_ROOT, _look_up(self._variance, root), 0.25)
+
+    def deviation(self, root: Tensor) -> Tensor:
+        """``E |sqrt(n) - ratio root|``; for many counts that of a Gaussian of variance 1/4 (folded normal)."""
+        offset = (1.0 - self._ratio) * root - 0.125 / root.clamp_min(1.0)
+        gaussian = (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
+        return torch.where(root < LARGEST_ROOT, _look_up(self._deviation, root), gaussian)
+
+
+def _tables(roots: npt.NDArray[np.float64], ratio: float) -> tuple[npt.NDArray[np.float64], ...]:
+    counts = np.arange(0, int(LARGEST_ROOT**2 + 12 * LARGEST_ROOT))
+    rates = np.maximum(roots**2, 1e-300)[:, None]
+    weights = np.exp(counts * np.log(rates) - rates - gammaln(counts + 1.0))
+    measured = np.sqrt(counts)
+    mean = weights @ measured
+    variance = weights @ measured**2 - mean**2
+    deviation = (weights * np.abs(measured - ratio * roots[:, None])).sum(axis=1)
+    return mean, variance, deviation
+
+
+def _look_up(table: Tensor, root: Tensor) -> Tensor:
+    position = root.clamp(0.0, LARGEST_ROOT) / STEP
+    below = position.floor()
+    index = below.long()
+    return torch.lerp(table[index], table[index + 1], position - below)

@@ -1,0 +1,35 @@
+"""A scan as the central half of its detector sees it: a coarser object, from a quarter of the work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.scan import RawScan
+
+MIN_SIDE_PX = 32
+
+
+def coarse_scan(scan: RawScan) -> tuple[RawScan, npt.NDArray[np.float64]]:
+    """Cut the detector to its central half, 32 pixels at least.
+
+    Returns:
+        The scan with positions about 0 in coarse pixels and a flat object, and how many fine pixels (y, x) a coarse one
+        spans.
+    """
+    halved = [(side, min(side, max(MIN_SIDE_PX, side // 2))) for side in scan.pattern_shape]
+    rows, columns = (slice(side // 2 - half // 2, side // 2 - half // 2 + half) for side, half in halved)
+    factors = np.array([side / half for side, half in halved])
+    spectrum = np.fft.fftshift(np.fft.fft2(scan.probe), axes=(-2, -1))[:, rows, columns]
+    coarse = replace(
+        scan,
+        counts=scan.counts[:, rows, columns],
+        positions=(scan.positions - scan.positions.mean(axis=0)) / factors,
+        probe=np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(-2, -1))),
+        bad_pixels=scan.bad_pixels[rows, columns],
+        object_guess=np.ones((1, 1), dtype=np.complex64),
+        fresnel_numbers=(scan.fresnel_numbers[0] * factors[0] ** 2, scan.fresnel_numbers[1] * factors[1] ** 2),
+    )
+    return coarse, factors

@@ -1,0 +1,164 @@
+"""Doctor, demo, help, and what is printed where."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_torch_plugin import doctor
+from ptychopinn_torch_plugin.cli import main
+from ptychopinn_torch_plugin.cli.codes import MEANINGS, ExitCode, exit_code_of
+from ptychopinn_torch_plugin.cli.outcome import Outcome, plain, report
+from ptychopinn_torch_plugin.cli.terminal import listening
+from ptychopinn_torch_plugin.demo import run as demo_run
+from ptychopinn_torch_plugin.doctor import Check
+from ptychopinn_torch_plugin.errors import MissingDependencyError, PtychoPINNError, TrainingError
+
+from .conftest import Command, JsonCommand
+
+GOOD = Check('numpy', True, '2.0')
+BAD = Check('torch', False, 'not installed', 'pip install torch')
+
+
+@pytest.mark.parametrize(('found', 'code'), [([GOOD], 0), ([GOOD, BAD], 1)])
+def test_doctor(
+    found: list[Check], code: int, run_json: JsonCommand, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, 'collect', lambda: found)
+    document = run_json(['doctor'])
+    assert document['exit_code'] == code
+    assert [check['name'] for check in document['checks']] == [check.name for check in found]
+    assert document['checks'][-1]['remedy'] == found[-1].remedy
+    assert run(['doctor']) == code
+
+
+def test_doctor_for_people(run: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, 'collect', lambda: [GOOD, BAD])
+    run(['doctor'])
+    assert capsys.readouterr().out == doctor.report([GOOD, BAD]) + '\n'
+
+
+def test_demo(
+    run_json: JsonCommand, run: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = demo_run.DemoResult(Path('d/product.h5'), Path('d/picture.png'), {'r_factor': 0.1234})
+    monkeypatch.setattr(demo_run, 'run_demo', lambda folder, scan: result)
+    document = run_json(['demo', '-o', 'd'])
+    assert document['scores'] == {'r_factor': 0.1234}
+    assert document['product'] == 'd/product.h5'
+    assert run(['demo', '-o', 'd']) == 0
+    assert '0.1234\nThe product is d/product.h5' in capsys.readouterr().out
+
+
+def test_what_others_print_does_not_reach_stdout(
+    run_json: JsonCommand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def collect() -> list[Check]:
+        print('a chatty library')
+        logging.getLogger('ptychopinn_torch_plugin.doctor').info('a record')
+        return [GOOD]
+
+    monkeypatch.setattr(doctor, 'collect', collect)
+    assert run_json(['doctor'])['ok']
+    main(['doctor'])
+    captured = capsys.readouterr()
+    assert 'a chatty library\na record\n' in captured.err
+    assert 'chatty' not in captured.out
+    main(['-q', 'doctor'])
+    assert 'a record' not in capsys.readouterr().err
+
+
+def test_help_tells_the_codes(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(['--help'])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert set(MEANINGS) == set(ExitCode)
+    for code, meaning in MEANINGS.items():
+        assert f'{int(code):>3}  {meaning}' in text
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'),
+    [
+        (TrainingError('x'), ExitCode.FAILED),
+        (PtychoPINNError('x'), ExitCode.FAILED),
+        (OSError('x'), ExitCode.FAILED),
+        (MissingDependencyError('x'), ExitCode.MISSING),
+    ],
+)
+def test_codes_of_errors(error: Exception, code: ExitCode) -> None:
+    assert exit_code_of(error) is code
+
+
+def test_documents_hold_what_json_can() -> None:
+    stream = io.StringIO()
+    tree = {'a': np.float64(np.nan), 'b': (np.int64(3), Path('x')), 'c': {'d': float('inf')}, 'e': np.array([1, 2])}
+    report(Outcome(tree, 'text', ExitCode.FAILED), 'train', as_json=True, stdout=stream)
+    assert json.loads(stream.getvalue()) == {
+        'command': 'train',
+        'ok': False,
+        'exit_code': 1,
+        'a': None,
+        'b': [3, 'x'],
+        'c': {'d': None},
+        'e': [1, 2],
+    }
+    assert plain('text') == 'text'
+
+
+def test_a_bar_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, quiet, is_drawn in (
+        (Terminal(), False, True),
+        (Terminal(), True, False),
+        (io.StringIO(), False, False),
+    ):
+        monkeypatch.setattr(sys, 'stderr', stream)
+        with listening('Training', quiet=quiet) as observer:
+            observer.on_progress(3, 10)
+            observer.on_losses(1, 0.5, 0.25)
+            observer.on_progress(10, 10)
+        assert ('Training' in stream.getvalue()) is is_drawn
+        assert ('held_out=0.2500' in stream.getvalue()) is is_drawn
+
+
+def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, 'kill', lambda process, number: sent.append((process, number)))
+    with listening('Training', quiet=True) as observer:
+        assert not observer.should_stop()
+        signal.raise_signal(signal.SIGINT)
+        assert observer.should_stop()
+        assert observer.interruption == 'SIGINT'
+        assert observer.code is ExitCode.INTERRUPTED
+        assert sent == []
+        signal.raise_signal(signal.SIGINT)
+        assert sent == [(os.getpid(), signal.SIGINT)]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_the_module_runs_and_loads_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, '-m', 'ptychopinn_torch_plugin.cli', '--version'], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith('ptychopinn_torch_plugin ')
+    program = (
+        'import sys; from ptychopinn_torch_plugin.cli.parser import build_parser; build_parser(); '
+        'print([name for name in ("torch", "lightning", "ptychodus", "matplotlib", "PyQt5") if name in sys.modules])'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'

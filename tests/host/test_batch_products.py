@@ -1,0 +1,72 @@
+"""Batch mode: one product by default, those so far where they are asked for, and the judgement beside them."""
+
+from __future__ import annotations
+
+import configparser
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ptychodus.api.exit_codes import ExitCode
+from ptychodus.api.io import load_product
+from ptychodus.model import ModelCore
+
+from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
+from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
+from ptychopinn_torch_plugin.judgement import r_factor
+
+
+@pytest.fixture(scope='module')
+def scan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('scan')
+    simulate_scan(folder, ScanPlan(rows=5, columns=5, pattern_shape=(32, 32), step_px=3.5, photons=1e5))
+    return folder
+
+
+def refine(folder: Path, target: Path, **inference: str) -> None:
+    """What ``ptychodus -b reconstruct`` does, with six epochs."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser['Processing'] = {'Algorithm': 'PtychoPINN (PyTorch)_Refine'}
+    parser['PtychoPINNPyTorchRefinement'] = {'refine_epochs': '6', 'refine_positions': 'false'}
+    parser['PtychoPINNPyTorchInference'] = {'threads': '1'} | inference
+    with (folder / 'settings.ini').open('w') as file:
+        parser.write(file)
+    with ModelCore() as model:
+        assert model.batch_mode_execute('reconstruct', folder, target) == ExitCode.SUCCESS
+
+
+def products(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob('*.h5'))
+
+
+def test_one_product_and_its_judgement(scan_folder: Path, tmp_path: Path) -> None:
+    refine(scan_folder, tmp_path / 'out')
+    assert products(tmp_path / 'out') == ['product.000006.h5']
+    figures = json.loads((tmp_path / 'out' / 'judgement' / 'judgement.json').read_text())
+    given = load_workflow_folder(scan_folder)
+    product = load_product(tmp_path / 'out' / 'product.000006.h5')
+    assert figures['r_factor'] == pytest.approx(r_factor(replace(given, product=product)), abs=1e-3)
+    assert {path.name for path in (tmp_path / 'out' / 'judgement').iterdir()} == {
+        'judgement.json',
+        'maps.npz',
+        'judgement.png',
+    }
+
+
+def test_every_second_step_becomes_a_product_and_half_scans_a_resolution(
+    scan_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level('INFO'):
+        refine(scan_folder, tmp_path, batch_interval='2', half_scans='true')
+    # With half scans the whole is a third of the work: its six epochs of eighteen steps.
+    assert products(tmp_path) == ['product.000002.h5', 'product.000004.h5', 'product.000018.h5']
+    first, second, last = (load_product(tmp_path / name).object_.get_array() for name in products(tmp_path))
+    assert np.abs(second - last).mean() < np.abs(first - last).mean()
+    figures = json.loads((tmp_path / 'judgement' / 'judgement.json').read_text())
+    assert figures['resolution_px'] is not None
+    pixel = load_product(tmp_path / 'product.000018.h5').object_.get_pixel_geometry()
+    assert figures['resolution_m'] == pytest.approx(figures['resolution_px'] * pixel.width_m)
+    assert 'Resolution of the half scans' in caplog.text
+    assert 'R-factor' in caplog.text

@@ -1,0 +1,1 @@
+"""Faults injected on purpose; see :mod:`tests.ledger`."""

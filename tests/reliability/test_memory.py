@@ -1,0 +1,158 @@
+"""Memory: where it runs out, smaller batches, and a sentence when those are too large as well."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.errors import MemoryLimitError
+from ptychopinn_torch_plugin.memory import is_out_of_memory, with_smaller_batches
+from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
+from ptychopinn_torch_plugin.tensors import ScanTensors
+from tests.ledger import Ledger
+from tests.models import untrained_model
+from tests.scans import make_scan
+
+CONFIG = parse_config(
+    {
+        'model': {'steps': 3, 'width': 4, 'levels': 1},
+        'inference': {'accelerator': 'cpu', 'threads': 1, 'steps': 3},
+        'refinement': {'refine_epochs': 3, 'positions_start': 1, 'probe_start': 1},
+    }
+)
+SIZE = 49
+"""Positions of the scan: the first batch; then 25, then 13."""
+
+
+def cuda_is_full() -> None:
+    raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
+
+
+def main_memory_is_full() -> None:
+    """The real thing: an allocation that no machine grants."""
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.fixture
+def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], list[int]]:
+    """Let patterns be gathered in batches of so many and no more; returns the sizes that were asked for."""
+
+    def install(limit: int, fail: Callable[[], None]) -> list[int]:
+        sizes: list[int] = []
+        gather = ScanTensors.amplitudes
+
+        def amplitudes(self: ScanTensors, indices: npt.NDArray[np.integer]) -> Tensor:
+            sizes.append(int(np.size(indices)))
+            if sizes[-1] > limit:
+                fail()
+            return gather(self, indices)
+
+        monkeypatch.setattr(ScanTensors, 'amplitudes', amplitudes)
+        return sizes
+
+    return install
+
+
+class _Progress(SilentObserver):
+    def __init__(self) -> None:
+        self.last = (0, 0)
+
+    def on_progress(self, done: int, goal: int) -> None:
+        self.last = (done, goal)
+
+
+@pytest.mark.parametrize('fail', [cuda_is_full, main_memory_is_full])
+def test_batches_are_halved_and_the_result_is_the_same(
+    fail: Callable[[], None],
+    allow: Callable[[int, Callable[[], None]], list[int]],
+    caplog: pytest.LogCaptureFixture,
+    ledger: Ledger,
+) -> None:
+    scan, _ = make_scan()
+    model = untrained_model(CONFIG)
+    expected = reconstruct(scan, model, CONFIG)
+    sizes = allow(13, fail)
+    progress = _Progress()
+    with caplog.at_level(logging.WARNING, logger='ptychopinn_torch_plugin'):
+        found = reconstruct(scan, model, CONFIG, progress)
+    assert max(sizes) == SIZE
+    np.testing.assert_allclose(found.object_array, expected.object_array, atol=2e-4)
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-2)
+    warnings = [record.getMessage() for record in caplog.records if 'out of memory' in record.getMessage()]
+    for stage in ('The network', 'The refinement'):
+        said = [line for line in warnings if line.startswith(stage)]
+        assert [line.rsplit('batches of ', 1)[1] for line in said] == ['25 patterns.', '13 patterns.']
+    assert progress.last[0] == progress.last[1] == 6, 'what is done anew is counted once'
+    fault = 'CUDA runs out of memory in inference' if fail is cuda_is_full else 'main memory runs out in inference'
+    ledger.record(fault, warnings[0], 'everything: the same object comes of smaller batches')
+
+
+def test_a_quarter_of_the_batch_is_the_end(
+    allow: Callable[[int, Callable[[], None]], list[int]], ledger: Ledger
+) -> None:
+    scan, _ = make_scan(rows=9)
+    sizes = allow(20, cuda_is_full)
+    with pytest.raises(MemoryLimitError) as caught:
+        refine(scan, CONFIG)
+    assert sorted(set(sizes), reverse=True)[:3] == [81, 41, 21]
+    for word in ('batches of 21 patterns', '"Batch size" or "Window size"', '"Accelerator"'):
+        assert word in str(caught.value)
+    ledger.record('CUDA runs out of memory even with small batches', str(caught.value), 'the product as it was')
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    calls = []
+
+    def work(batch_size: int) -> None:
+        calls.append(batch_size)
+        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+
+    with pytest.raises(RuntimeError, match='mat1'):
+        with_smaller_batches(work, 8, 'The network')
+    assert calls == [8]
+
+
+def test_a_batch_of_one_is_not_halved() -> None:
+    calls = []
+
+    def work(batch_size: int) -> None:
+        calls.append(batch_size)
+        raise MemoryError
+
+    with pytest.raises(MemoryLimitError, match='batches of 1 patterns'):
+        with_smaller_batches(work, 2, 'The network')
+    assert calls == [2, 1]
+
+
+def test_what_failed_is_let_go_before_the_next_attempt() -> None:
+    """The frames of an exception hold the tensors that filled the memory."""
+    import weakref
+
+    alive: list[weakref.ref[Tensor]] = []
+
+    def work(batch_size: int) -> int:
+        if alive:
+            assert alive[0]() is None
+            return batch_size
+        tensor = torch.zeros(10)
+        alive.append(weakref.ref(tensor))
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
+
+    assert with_smaller_batches(work, 5, 'The network') == 3
+
+
+def test_the_signs_of_full_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        main_memory_is_full()
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError('out of memory'))
+    assert Config().inference.batch_size > 1

@@ -1,0 +1,170 @@
+"""Numbers that are not finite: none of them reaches a product."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput
+from ptychodus.api.settings import SettingsRegistry
+
+from ptychopinn_torch_plugin import reconstruction
+from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.errors import ReconstructionError
+from ptychopinn_torch_plugin.host import runs
+from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
+from ptychopinn_torch_plugin.host.plugin import HostRun
+from ptychopinn_torch_plugin.inference import Predictor
+from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
+from ptychopinn_torch_plugin.refinement.solver import Listener, Solver
+from ptychopinn_torch_plugin.refinement.sweep import Unknowns
+from ptychopinn_torch_plugin.stitching import Stitched
+from ptychopinn_torch_plugin.types import LossRecord
+from ptychopinn_torch_plugin.worker.job import Job, read_result, write_result
+from ptychopinn_torch_plugin.worker.messages import Message, Preview
+from tests.host.conftest import make_reconstruct_input
+from tests.host.fake_worker import FakeWorker, finish
+from tests.ledger import Ledger
+from tests.models import untrained_model
+from tests.scans import make_scan
+
+CONFIG = parse_config(
+    {
+        'model': {'steps': 2, 'width': 4, 'levels': 1},
+        'inference': {'accelerator': 'cpu', 'threads': 1, 'steps': 2},
+        'refinement': {'refine_epochs': 3},
+    }
+)
+NETWORK_ALONE = CONFIG.model_copy(update={'refinement': CONFIG.refinement.model_copy(update={'refine_epochs': 0})})
+
+
+def break_canvas(solver: Solver) -> None:
+    solver.unknowns.canvas[20, 20] = float('nan')
+
+
+def break_probe(solver: Solver) -> None:
+    solver.unknowns.probe[0, 16, 16] = float('inf')
+
+
+def spoil_solver(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Solver], None]) -> None:
+    """Do ``harm`` to the unknowns of every refinement when its first epoch has ended."""
+
+    class Spoiled(Solver):
+        def run(self, listen: Listener) -> Unknowns:
+            def listen_and_spoil(epoch: int, deviance: float) -> bool:
+                if epoch == 1:
+                    harm(self)
+                return listen(epoch, deviance)
+
+            return super().run(listen_and_spoil)
+
+    monkeypatch.setattr(reconstruction, 'Solver', Spoiled)
+
+
+@pytest.mark.parametrize('harm', [break_canvas, break_probe])
+def test_a_refinement_that_diverges_alone_is_refused(
+    harm: Callable[[Solver], None], monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    spoil_solver(monkeypatch, harm)
+    scan, _ = make_scan()
+    with pytest.raises(ReconstructionError) as caught:
+        refine(scan, CONFIG)
+    assert 'diverged in epoch 2' in str(caught.value)
+    assert '"Refine the probe"' in str(caught.value)
+    what = harm.__name__.removeprefix('break_')
+    ledger.record(f'refinement makes the {what} infinite', str(caught.value), 'the product as it was')
+
+
+def test_the_object_of_the_network_survives_a_refinement_that_diverges(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ledger: Ledger
+) -> None:
+    scan, _ = make_scan()
+    model = untrained_model(CONFIG)
+    network = reconstruct(scan, model, NETWORK_ALONE)
+    spoil_solver(monkeypatch, break_canvas)
+    with caplog.at_level(logging.WARNING, logger='ptychopinn_torch_plugin'):
+        found = reconstruct(scan, model, CONFIG)
+    np.testing.assert_array_equal(found.object_array, network.object_array)
+    (warning,) = [record.getMessage() for record in caplog.records if 'diverged' in record.getMessage()]
+    assert warning.endswith('The object of the network is handed over as it is.')
+    ledger.record('refinement after the network diverges', warning, 'the object of the network')
+
+
+def test_a_network_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    predict = Predictor.predict
+
+    def spoiled(self: Predictor) -> Stitched:
+        stitched = predict(self)
+        with torch.inference_mode():
+            stitched.canvas[18:20, 18] = float('nan')
+        return stitched
+
+    monkeypatch.setattr(Predictor, 'predict', spoiled)
+    scan, _ = make_scan()
+    with pytest.raises(ReconstructionError) as caught:
+        reconstruct(scan, untrained_model(CONFIG), NETWORK_ALONE)
+    assert '2 of ' in str(caught.value)
+    assert 'its object are not finite' in str(caught.value)
+    ledger.record('the network makes the object infinite', str(caught.value), 'the product as it was')
+
+
+# The host's side: whatever a worker hands over
+
+
+def spoil_result(field: str) -> Callable[[Job], Generator[Message, None, None]]:
+    """A worker whose result has one number in ``field`` that is not finite."""
+
+    def script(job: Job) -> Generator[Message, None, None]:
+        yield from finish(job)
+        result = read_result(job.folder)
+        if field == 'losses':
+            spoiled = replace(result, losses=(LossRecord(1, float('nan'), None),))
+        else:
+            array = getattr(result, field).copy()
+            array.reshape(-1)[3] = np.nan
+            spoiled = replace(result, **{field: array})
+        write_result(job.folder, spoiled)
+
+    return script
+
+
+def products(
+    script: Callable[[Job], Generator[Message, None, None]], given: ReconstructInput, monkeypatch: pytest.MonkeyPatch
+) -> list[ReconstructOutput]:
+    """What the host gets from "Refine" with a worker that plays ``script``."""
+    monkeypatch.setattr(runs, 'run_job', FakeWorker(script))
+    monkeypatch.setattr(runs, '_YIELD_INTERVAL_S', 0.0)
+    *_, refiner = PtychoPINNPyTorchLibrary(SettingsRegistry())
+    with refiner.begin_host_run(HostRun(training_input=None, writes_intermediate_products=False)):  # type: ignore[attr-defined]
+        return list(refiner.reconstruct(given))
+
+
+@pytest.mark.parametrize('field', ['object_array', 'probe', 'positions', 'losses'])
+def test_the_host_makes_no_product_of_it(
+    field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: Ledger
+) -> None:
+    with pytest.raises(ReconstructionError) as caught:
+        products(spoil_result(field), make_reconstruct_input(), monkeypatch)
+    name = field.removesuffix('_array')
+    assert f'of its {name} are not finite, and nothing is handed over' in str(caught.value)
+    ledger.record(f'the worker hands over a {name} with NaN', str(caught.value), 'the product as it was')
+
+
+def test_a_preview_with_nan_is_not_shown(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    given = make_reconstruct_input()
+
+    def script(job: Job) -> Generator[Message, None, None]:
+        preview = np.full(given.product.object_.get_array().shape[1:], np.nan, dtype=np.complex64)
+        np.save(job.folder / 'preview-000001.npy', preview)
+        yield Preview(job.folder / 'preview-000001.npy')
+        yield from finish(job)
+
+    outputs = products(script, given, monkeypatch)
+    assert all(np.isfinite(output.product.object_.get_array()).all() for output in outputs)
+    assert outputs[0].product is given.product
+    ledger.record('a preview holds NaN', 'nothing: the preview is left out', 'the product so far')
