@@ -38,8 +38,16 @@ demo: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -q -W -b html docs build/docs
 
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	for target in model scan; do \
+	  PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_model_file.py $$target -max_total_time=120 || exit 1; done
+
 quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality $(if $(STAR),--star '$(STAR)') $(if $(PTYCHI),--ptychi '$(PTYCHI)')
+
+reliability: $(STAMP)
+	RELIABILITY_DOC=docs/reliability.md OMP_NUM_THREADS=1 QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -n 2 --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak

@@ -111,7 +111,7 @@ class Soak:
 
 def soak(reconstructions: int, trainings: int, *, warm_up: int = WARM_UP) -> tuple[Load, Load]:
     """Run, and return the load after the warm-up and at the end."""
-    with _private_temporary_folder() as temporary_folder, tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory() as name, _private_temporary_folder() as temporary_folder:
         work = Path(name)
         simulate_scan(work, ScanPlan(rows=4, columns=4, step_px=4.0, pattern_shape=(32, 32), photons=1e5))
         from ptychodus.model import ModelCore

@@ -1,8 +1,9 @@
 """A search for positions that are several pixels wrong, before the refinement proper.
 
 Positions are refined on the central half of the detector first, where an error is half as many pixels, then for a few
-epochs on all of it. Patterns that still fit worst are tried at every pixel around their given position on the object
-that the others made, and are put where they fit best; that is done twice.
+epochs on all of it. Patterns that then fit worse than their neighbours, or much better (alone at an edge they make an
+object of their own), are left out of another solution, tried on it at every pixel around their given position, and put
+where they fit best. All that but the first step is done twice.
 """
 
 from __future__ import annotations
@@ -57,22 +58,24 @@ def search_positions(
         update={'refine_positions': True, 'smoothing': 0.0, 'refine_geometry': False, 'refine_intensity': False}
     )
     coarse, factors = coarse_scan(scan)
-    solver = _solved(
-        coarse,
-        short.model_copy(update={'refine_epochs': COARSE_EPOCHS, 'positions_start': 3}),
-        device,
-        should_stop,
-    )
-    positions = scan.positions + _moved(solver) * factors
+    first = short.model_copy(update={'refine_epochs': COARSE_EPOCHS, 'positions_start': 3})
+    positions = scan.positions + _moved(_solved(coarse, first, device, should_stop)) * factors
+    fine = short.model_copy(update={'refine_epochs': FINE_EPOCHS, 'positions_start': 5})
     tried = moved = 0
     for _ in range(ROUNDS):
         if should_stop():
             return positions
         now = replace(scan, positions=positions)
-        solver = _solved(
-            now, short.model_copy(update={'refine_epochs': FINE_EPOCHS, 'positions_start': 5}), device, should_stop
-        )
-        positions, tried, moved = _find_lost(scan, now, solver, device, reach)
+        solver = _solved(now, fine, device, should_stop)
+        positions = positions + _moved(solver)
+        suspects = _suspects(_misfits(solver, now, solver.unknowns.positions), positions)
+        others = np.setdiff1d(np.arange(scan.size), suspects)
+        solver = _solved(replace(scan, positions=positions).select(others), fine, device, should_stop)
+        tried, moved = suspects.size, 0
+        for index in suspects:
+            better = _best_place(solver, scan.select(np.array([index])), positions[index], reach)
+            moved += int(not np.array_equal(better, positions[index]))
+            positions[index] = better
     logger.info(
         'Searched positions up to %d pixels away: they moved by %.2f pixels (median); in the last round %d patterns '
         'were tried elsewhere and %d moved.',
@@ -95,29 +98,17 @@ def _moved(solver: Solver) -> Positions:
     return solver.displacements.cpu().numpy().astype(np.float64)
 
 
-def _find_lost(
-    scan: RawScan, now: RawScan, solver: Solver, device: torch.device, reach: int
-) -> tuple[Positions, int, int]:
-    """Positions after trying the worst patterns around where ``scan`` has them; how many were tried, and moved."""
-    tensors = ScanTensors(now, device, probe=solver.unknowns.probe.cpu().numpy())
-    everything = np.arange(now.size)
-    at_present = solver.unknowns.positions
-    misfits = _misfits(solver, tensors, everything, at_present)
-    positions = now.positions + _moved(solver)
-    to_canvas = at_present.cpu().numpy() - positions
-    lost = _suspects(misfits, positions)
+def _best_place(solver: Solver, single: RawScan, present: Positions, reach: int) -> Positions:
+    """Where the one pattern of ``single`` fits the solver's object best: at present, or around where it was given."""
     offsets = np.arange(-reach, reach + 1.0)
     around = np.stack(np.meshgrid(offsets, offsets, indexing='ij'), axis=-1).reshape(-1, 2)
-    limit = np.array(solver.shape) - np.array(now.pattern_shape) - 1e-3
-    moved = 0
-    for index in lost:
-        candidates = np.clip(scan.positions[index] + around + to_canvas[index], 0.0, limit)
-        values = _misfits(solver, tensors, np.full(len(around), index), torch.from_numpy(candidates).float().to(device))
-        best = int(values.argmin())
-        if values[best] < misfits[index]:
-            positions[index] = candidates[best] - to_canvas[index]
-            moved += 1
-    return positions, len(lost), moved
+    candidates = np.concatenate([present[None], single.positions + around])
+    half = (np.array(single.pattern_shape) - 1) / 2
+    limit = np.array(solver.shape) - np.array(single.pattern_shape) - 1e-3
+    on_canvas = np.clip(candidates - half - solver.origin, 0.0, limit)
+    values = _misfits(solver, single, torch.from_numpy(on_canvas).float())
+    best: Positions = on_canvas[int(values.argmin())] + half + solver.origin
+    return present if values.argmin() == 0 else best
 
 
 def _suspects(misfits: npt.NDArray[np.floating], positions: Positions) -> npt.NDArray[np.intp]:
@@ -125,23 +116,27 @@ def _suspects(misfits: npt.NDArray[np.floating], positions: Positions) -> npt.ND
     _, neighbours = cKDTree(positions).query(positions, k=min(NEIGHBOURS, len(positions)))
     relative = misfits / np.median(misfits[neighbours.reshape(len(positions), -1)], axis=1).clip(1e-12)
     suspects: npt.NDArray[np.intp] = np.flatnonzero(
-        (relative > SUSPICIOUS) | (relative >= np.quantile(relative, 1 - SHARE_TRIED))
+        (relative > SUSPICIOUS) | (relative < 1 / SUSPICIOUS) | (relative >= np.quantile(relative, 1 - SHARE_TRIED))
     )
     return suspects
 
 
-def _misfits(
-    solver: Solver, tensors: ScanTensors, indices: npt.NDArray[np.integer], positions: Tensor
-) -> npt.NDArray[np.float32]:
-    """Mean amplitude deviance of patterns ``indices`` ``(K,)`` put at canvas ``positions`` ``(K, 2)``, ``(K,)``."""
+def _misfits(solver: Solver, scan: RawScan, positions: Tensor) -> npt.NDArray[np.float32]:
+    """Mean amplitude deviance of the patterns of ``scan`` put at canvas ``positions`` ``(K, 2)``, ``(K,)``.
+
+    A scan of one pattern is put at all of them.
+    """
+    device = solver.unknowns.canvas.device
+    tensors = ScanTensors(scan, device, probe=solver.unknowns.probe.cpu().numpy(), scale=1.0)
     experiment = Experiment(tensors.good_pixels, tensors.phase, 'amplitude')
     good = float(tensors.good_pixels.sum())
     found = []
     with torch.inference_mode():
-        for part in np.array_split(np.arange(len(indices)), math.ceil(len(indices) / CANDIDATES_AT_A_TIME)):
-            there = positions[torch.from_numpy(part).to(positions.device)]
+        for part in np.array_split(np.arange(len(positions)), math.ceil(len(positions) / CANDIDATES_AT_A_TIME)):
+            there = positions[torch.from_numpy(part)].to(device)
             first = there.floor()
-            batch = Batch(tensors.amplitudes(indices[part]), first.long(), there - first)
+            amplitudes = tensors.amplitudes(part if scan.size > 1 else np.zeros(part.size, dtype=np.int64))
+            batch = Batch(amplitudes, first.long(), there - first)
             residual = residual_of(solver.unknowns.canvas, solver.unknowns.probe, batch, experiment)
             squares = (residual.amplitudes - batch.amplitudes).square() * tensors.good_pixels
             found.append(4 * squares.sum(dim=(-2, -1)) / good)

@@ -27,6 +27,8 @@ _LAST_LINES = 5
 _STDERR_BYTES = 4000
 _END_WAIT_S = 2.0
 """Seconds that a worker which has nothing more to do may take to end."""
+_START_LIMIT_S = 60.0
+"""Seconds that a worker may take to start, whatever the silence limit is."""
 _STACK_WAIT_S = 0.5
 _MEMORY_HINTS: dict[JobKind, str] = {
     'train': 'choose a smaller "Batch size", "Group size" or "Network width"',
@@ -118,12 +120,15 @@ class _Child:
         Raises:
             PtychoPINNError: the worker failed or died.
         """
-        silent_s = 0.0
+        silent_s, has_begun = 0.0, False
         while True:
             ready, waited_s = self._wait(heartbeat_s)
             if not ready and self._process.is_alive():
                 silent_s += waited_s
-                if 0 < self._silence_limit_s <= silent_s:
+                if not has_begun and self._has_begun:
+                    has_begun, silent_s = True, 0.0
+                limit_s = self._silence_limit_s if has_begun else max(self._silence_limit_s, _START_LIMIT_S)
+                if self._silence_limit_s > 0 and silent_s >= limit_s:
                     raise self._end_of_patience()
                 yield Heartbeat()
                 continue
@@ -144,6 +149,11 @@ class _Child:
             yield message
             if self._has_reported:
                 return
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the process has come as far as its first line."""
+        return (self._folder / STDERR_NAME).exists()
 
     def _wait(self, seconds: float) -> tuple[list[Any], float]:
         """Wait for a message or the end of the worker; return what is ready and the seconds that it took.
@@ -234,8 +244,7 @@ class _Child:
             how = f'was ended by {name}'
             hint = self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, '')
         else:
-            has_begun = (self._folder / STDERR_NAME).exists()
-            how, hint = f'ended with exit code {code} and without a result', '' if has_begun else _START_HINT
+            how, hint = f'ended with exit code {code} and without a result', '' if self._has_begun else _START_HINT
         return self._last_words(how, hint)
 
     def _last_words(self, how: str, hint: str) -> WorkerError:

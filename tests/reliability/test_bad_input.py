@@ -71,7 +71,7 @@ def parts(**changes: object) -> dict[str, Any]:
 
 
 def counts_with(value: float, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    counts = parts()['counts'].astype(dtype)
+    counts: npt.NDArray[Any] = parts()['counts'].astype(dtype)
     counts[2, 5, 6] = value
     return counts
 
@@ -585,7 +585,13 @@ def test_settings_out_of_range_are_refused_by_name(ledger: Ledger) -> None:
             parse_config({section: {name: value}})
         assert '\n' not in str(caught.value)
     assert len(SETTINGS) > 100
-    for tree in ({'training': {'epochs': 0}}, {'model': {'width': 10**9}}, {'data': {'surprise': 1}}, {'surprise': {}}):
+    trees: tuple[dict[str, dict[str, int]], ...] = (
+        {'training': {'epochs': 0}},
+        {'model': {'width': 10**9}},
+        {'data': {'surprise': 1}},
+        {'surprise': {}},
+    )
+    for tree in trees:
         with pytest.raises(ConfigurationError) as caught:
             parse_config(tree)
         ledger.record(f'settings {tree}', str(caught.value), NOTHING_STARTED)

@@ -191,7 +191,7 @@ def test_the_best_model_survives_a_killed_training(tmp_path: Path, ledger: Ledge
     settings = SettingsRegistry()
     pinn, *_ = PtychoPINNPyTorchLibrary(settings)
     assert isinstance(pinn, PtychoPINNReconstructor)
-    changes = {
+    changes: dict[str, dict[str, int | float | str]] = {
         'Data': {'group_size': 4, 'neighbor_count': 5, 'validation_fraction': 0.0},
         'Model': {'steps': 1, 'width': 4, 'levels': 1},
         'Training': {'epochs': 10_000, 'threads': 1, 'accelerator': 'cpu'},
