@@ -53,6 +53,7 @@ class ScanTensors:
         self.corners, self.remainders = frames_of(scan.positions, scan.pattern_shape)
         shape = scan.pattern_shape
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
+        self._has_bad_pixels = bool(scan.bad_pixels.any())
         self.phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
         modes = scan.probe if probe is None else probe
         self.probe = torch.from_numpy(_of_power_one(modes)).to(device)
@@ -87,9 +88,10 @@ class ScanTensors:
         """Measured amplitudes of some positions, ``(C, H, W)`` float32, zero frequency at the corner, 0 where bad."""
         counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
         centred = torch.from_numpy(counts).to(self.device)
-        # Bad pixels may hold anything, NaN included: they are replaced, not multiplied.
         shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
-        return torch.where(self.good_pixels > 0, shifted, 0.0).sqrt()
+        if self._has_bad_pixels:  # they may hold anything, NaN included: they are replaced, not multiplied
+            shifted = torch.where(self.good_pixels > 0, shifted, 0.0)
+        return shifted.sqrt_()
 
     def extent(self, indices: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
         """Origin ``(2,)`` (y, x) and shape ``(h, w)`` of the smallest canvas that holds the frames of ``indices``."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.persistence import MODEL_FILE, TrainedModel, load_model
@@ -19,7 +19,7 @@ from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Reconstruction
 
 from .scans import KNOWN, make_plan
-from .table import Gallery, Line, Simulated, is_reached, pair_text, timed
+from .table import Gallery, Line, Simulated, configure, is_reached, pair_text, timed
 
 ALONE: dict[str, object] = {'refine_epochs': 0}
 
@@ -55,7 +55,7 @@ class Course:
 UNROLLED = Course(
     'unrolled',
     TRAINING_SCANS,
-    {'model': {'steps': 10}, 'inference': {'steps': 10}, 'training': {'epochs': 18}, 'refinement': ALONE},
+    {'model': {'steps': 10}, 'inference': {'steps': 10}, 'training': {'epochs': 20}, 'refinement': ALONE},
 )
 SPARSE_UNROLLED = Course('sparse', SPARSE_TRAINING, {'model': {'steps': 10}, 'training': {'epochs': 40}})
 
@@ -74,7 +74,7 @@ class School:
     def graduate(self, course: Course) -> tuple[TrainedModel, Config, float | None]:
         """The trained network, its configuration, and the seconds of training (None where it was there)."""
         folder = self._output / 'models' / course.key
-        config = parse_config(course.tree)
+        config = configure(course.tree)
         seconds = None
         if not (folder / MODEL_FILE).is_file():
             scans = [self.scan(plan).scan for plan in course.plans]
@@ -107,9 +107,9 @@ def warm_start(school: School) -> Iterator[Line]:
     model, config, _ = school.graduate(UNROLLED)
     simulated = school.scan(LARGE)
     after = config.model_copy(
-        update={'refinement': parse_config({'refinement': KNOWN | {'refine_epochs': 12}}).refinement}
+        update={'refinement': configure({'refinement': KNOWN | {'refine_epochs': 12}}).refinement}
     )
-    flat = parse_config({'refinement': KNOWN | {'refine_epochs': 30}})
+    flat = configure({'refinement': KNOWN | {'refine_epochs': 30}})
     ours = _time_to(simulated, lambda watch: reconstruct(simulated.scan, model, after, watch))
     theirs = _time_to(simulated, lambda watch: refine(simulated.scan, flat, watch))
     title = f'{LARGE.positions:,} unseen positions, time to .960 / .985'
@@ -130,7 +130,7 @@ def sparse(school: School, output: Path) -> Iterator[Line]:
     model, config, seconds = school.graduate(SPARSE_UNROLLED)
     simulated = school.scan(SPARSE)
     gallery = Gallery(simulated, 'little overlap')
-    plan = parse_config({'refinement': KNOWN | {'refine_epochs': 100}})
+    plan = configure({'refinement': KNOWN | {'refine_epochs': 100}})
     solver, solver_seconds = timed(lambda: refine(simulated.scan, plan))
     alone = gallery.add('solver', simulated.product(solver))
     share = linear_overlap(simulated, SPARSE.step_px)
@@ -210,7 +210,7 @@ def _contrast_of(array: npt.NDArray[np.complexfloating], where: npt.NDArray[np.b
 
 
 def _plain(simulated: Simulated, epochs: int) -> Reconstruction:
-    return refine(simulated.scan, parse_config({'refinement': KNOWN | {'refine_epochs': epochs}}))
+    return refine(simulated.scan, configure({'refinement': KNOWN | {'refine_epochs': epochs}}))
 
 
 class _Watch(SilentObserver):

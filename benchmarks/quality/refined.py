@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.data.product import scan_from_reconstruct_input
 from ptychopinn_torch_plugin.reconstruction import refine
 from ptychopinn_torch_plugin.types import Reconstruction
 
 from .ptychi import run_ptychi
 from .scans import Row, make_scan
-from .table import Gallery, Line, Simulated, is_reached, mode_overlaps, pair_text, timed
+from .table import Gallery, Line, Simulated, configure, is_reached, mode_overlaps, pair_text, timed
 
 LOST_PX = 1.0
 
@@ -24,7 +23,7 @@ def refined(row: Row, output: Path, ptychi: Path | None) -> Iterator[Line]:
     """Refine the scan of ``row``; with the Python of a pty-chi environment, run LSQ-ML on it as well."""
     simulated = Simulated.read(make_scan(row, output / 'scans'))
     gallery = Gallery(simulated, row.title)
-    config = parse_config({'refinement': row.refinement})
+    config = configure({'refinement': row.refinement})
     result, seconds = timed(lambda: refine(simulated.scan, config))
     found = gallery.add('refinement', simulated.product(result))
     settings = ', '.join(f'{name} = {value}' for name, value in row.refinement.items())

@@ -62,13 +62,13 @@ KNOWN: dict[str, object] = {'refine_probe': False, 'refine_positions': False, 'l
 ROWS = (
     Row('484', '484 x 64x64, 1e6 photons, known probe', ScanPlan(), KNOWN | {'refine_epochs': 25}, (0.970, 0.995)),
     Row(
-        '4096', '4,096 x 64x64, the same', ScanPlan(rows=64, columns=64), KNOWN | {'refine_epochs': 25}, (0.965, 0.990)
+        '4096', '4,096 x 64x64, the same', ScanPlan(rows=64, columns=64), KNOWN | {'refine_epochs': 22}, (0.965, 0.990)
     ),
     Row(
         'defocus',
         '676 x 64x64, 8e4 photons, probe 20 % out of focus, 4 px steps',
         ScanPlan(seed=5, rows=26, columns=26, step_px=4.0, photons=8e4, assumed_defocus_factor=1.2),
-        {'refine_positions': False, 'refine_epochs': 50},
+        {'refine_positions': False, 'refine_epochs': 32},
         (0.88, 0.98),
     ),
     Row(
@@ -83,7 +83,7 @@ ROWS = (
         'lost',
         '3 px position error per axis',
         ScanPlan(seed=10),
-        {'refine_epochs': 100, 'search_positions': 3.0, 'likelihood': 'poisson'},
+        {'refine_epochs': 160, 'search_positions': 3.0, 'likelihood': 'poisson'},
         (0.95, 0.98),
         move_positions(3.0, 12),
     ),

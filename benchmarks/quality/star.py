@@ -11,7 +11,7 @@ import numpy as np
 from ptychodus.api.io import load_product
 from ptychodus.api.product import Product
 
-from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
 from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
 from ptychopinn_torch_plugin.demo.picture import draw_objects
@@ -22,7 +22,7 @@ from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Reconstruction
 
 from .ptychi import run_ptychi
-from .table import Line, timed
+from .table import Line, configure, timed
 
 TITLE = 'measured Siemens star, probe from a formula'
 LEARNED: dict[str, dict[str, object]] = {
@@ -62,17 +62,17 @@ class Star:
 def star_lines(folder: Path, output: Path, ptychi: Path | None, *, network: bool) -> Iterator[Line]:
     """All lines of the measured star."""
     star = Star(folder)
-    result, seconds = timed(lambda: refine(star.scan, Config()))
+    result, seconds = timed(lambda: refine(star.scan, configure({})))
     product = product_from_reconstruction(star.parameters, result)
     yield star.line('refinement (defaults)', product, seconds, (0.155, 0.97))
     _draw(star, product, output / 'star.png')
 
-    wide = parse_config({'refinement': {'refine_geometry': True, 'probe_modes': 2}})
+    wide = configure({'refinement': {'refine_geometry': True, 'probe_modes': 2}})
     result, seconds = timed(lambda: refine(star.scan, wide))
     product = product_from_reconstruction(star.parameters, result)
     yield star.line('refinement, geometry searched, 2 modes', product, seconds, (0.138, 0.0))
 
-    halves = parse_config({'inference': {'half_scans': True}})
+    halves = configure({'inference': {'half_scans': True}})
     result, seconds = timed(lambda: refine(star.scan, halves))
     rings = None if result.judgement is None else result.judgement.rings
     pixel_nm = 1e9 * star.reference.object_.get_pixel_geometry().width_m
@@ -93,7 +93,7 @@ def _network(star: Star, output: Path) -> Iterator[Line]:
         ('PINN (defaults)', 'star', {}),
         ('PINN, probe and positions learned, network alone', 'star-learned', LEARNED),
     ):
-        result, seconds = timed(partial(_trained, star, parse_config(tree), output / 'models' / key))
+        result, seconds = timed(partial(_trained, star, configure(tree), output / 'models' / key))
         product = product_from_reconstruction(star.parameters, result)
         yield star.line(f'{name}, training included', product, seconds, (0.155, 0.97))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from ptychodus.api.io import load_product
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
+from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
@@ -24,6 +26,13 @@ from ptychopinn_torch_plugin.types import Reconstruction
 HEAD = '| scan | method | result | seconds | reach | |\n| --- | --- | --- | --- | --- | --- |'
 
 Make = Callable[[], Reconstruction]
+
+
+def configure(tree: Mapping[str, Mapping[str, object]]) -> Config:
+    """A configuration that uses as many threads as torch does here (``OMP_NUM_THREADS``)."""
+    threads = {'threads': torch.get_num_threads()}
+    sections = {name: {**tree.get(name, {}), **threads} for name in ('training', 'inference')}
+    return parse_config({**tree, **sections})
 
 
 @dataclass(frozen=True)

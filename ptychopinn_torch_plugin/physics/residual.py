@@ -19,7 +19,7 @@ from .frames import gather, merge
 from .probe import power
 from .propagation import backpropagate, propagate, shift_ramp
 
-POISSON_FLOOR = 0.5
+POISSON_FLOOR = 0.05
 """Photons added to the model where the Poisson weight divides by it: a dark pixel must not outweigh all others."""
 
 
