@@ -308,7 +308,7 @@ class RefinementConfig(_Frozen):
         'likelihood of the counts. "auto" takes Poisson below 20 counts per pixel on average.',
     )
     smoothing: float = setting(
-        5.0,
+        4.0,
         'Smoothing',
         'Strength of the total-variation prior, in photons: faint scans feel it, bright ones hardly. 0 is off; below '
         '10,000 photons per frame, 0.5 suits an object whose texture is as fine as the pixels.',

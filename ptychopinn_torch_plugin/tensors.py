@@ -91,7 +91,8 @@ class ScanTensors:
         shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
         if self._has_bad_pixels:  # they may hold anything, NaN included: they are replaced, not multiplied
             shifted = torch.where(self.good_pixels > 0, shifted, 0.0)
-        return shifted.sqrt_()
+        amplitudes: Tensor = shifted.sqrt_()
+        return amplitudes
 
     def extent(self, indices: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
         """Origin ``(2,)`` (y, x) and shape ``(h, w)`` of the smallest canvas that holds the frames of ``indices``."""

@@ -184,7 +184,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if book.rows or book.inputs:
         terminalreporter.write_sep('-', 'ledger')
         terminalreporter.write_line(book.summary())
-    path = os.environ.get(DOCUMENT_VARIABLE)
+    path = os.environ.get(DOCUMENT_VARIABLE) if book.rows else None
     if path and any(book.failed.values()):
         terminalreporter.write_line(f'{path} is left as it was: a fault was not survived.')
     elif path:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from .networks import School, lines, robustness, sparse, transfer, warm_start
+from .networks import School, lines, patch, robustness, sparse, transfer, warm_start
 from .refined import refined
 from .scans import ROWS
 from .star import star_lines
@@ -53,6 +53,7 @@ def _makers(output: Path, ptychi: Path | None, star: Path | None) -> dict[str, L
     makers['warm'] = partial(warm_start, school)
     makers['sparse'] = partial(sparse, school, output)
     makers['lines'] = partial(lines, school, output)
+    makers['patch'] = partial(patch, school, output)
     makers['robust'] = partial(robustness, school)
     if star is not None:
         makers['star'] = partial(star_lines, star, output, ptychi, network=False)

@@ -21,6 +21,7 @@ from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
 from ptychopinn_torch_plugin.demo.picture import Titled, draw_objects
 from ptychopinn_torch_plugin.demo.simulate import TRUTH_FILE
 from ptychopinn_torch_plugin.judgement import compare_with_truth
+from ptychopinn_torch_plugin.judgement.truth import WELL_ILLUMINATED
 from ptychopinn_torch_plugin.types import Reconstruction
 
 HEAD = '| scan | method | result | seconds | reach | |\n| --- | --- | --- | --- | --- | --- |'
@@ -90,14 +91,15 @@ def timed(make: Make) -> tuple[Reconstruction, float]:
 class Gallery:
     """Collects objects of one scan and draws them side by side, the truth first."""
 
-    def __init__(self, simulated: Simulated, title: str) -> None:
+    def __init__(self, simulated: Simulated, title: str, well_illuminated: float = WELL_ILLUMINATED) -> None:
         self._simulated = simulated
+        self._well_illuminated = well_illuminated
         self._title = title
         self._shown: list[Titled] = []
 
     def add(self, name: str, product: Product) -> tuple[float, float]:
         """Show a product, and return its amplitude and phase SSIM."""
-        pair = compare_with_truth(self._simulated.truth, product)
+        pair = compare_with_truth(self._simulated.truth, product, self._well_illuminated)
         if not self._shown:
             self._shown.append(('truth', pair.truth))
         self._shown.append((name, pair.product))

@@ -60,15 +60,16 @@ class ScoredPair:
     product: npt.NDArray[np.complexfloating]
 
 
-def compare_with_truth(truth: Product, product: Product) -> ScoredPair:
+def compare_with_truth(truth: Product, product: Product, well_illuminated: float = WELL_ILLUMINATED) -> ScoredPair:
     """Score ``product`` against ``truth``; both on the same object grid.
 
     What no pattern fixes is removed: a constant complex factor, a linear phase ramp, and a common shift of a pixel or
-    so, which a refined probe and the object may have taken together.
+    so, which a refined probe and the object may have taken together. ``well_illuminated`` is the share of the typical
+    illumination from which on a pixel is scored.
     """
     from ptychodus.api import metrics
 
-    region = scoring_region(truth)
+    region = scoring_region(truth, well_illuminated)
     product = _standardised(product, truth, region)
     shift_y, shift_x = _shift_between(truth, product, region)
     if MIN_SHIFT_PX < np.hypot(shift_y, shift_x) < MAX_SHIFT_PX:
@@ -134,7 +135,7 @@ def _shift_between(truth: Product, product: Product, region: ScoringRegion) -> t
     return float(shift_y), float(shift_x)
 
 
-def scoring_region(product: Product) -> ScoringRegion:
+def scoring_region(product: Product, well_illuminated: float = WELL_ILLUMINATED) -> ScoringRegion:
     """The largest rectangle of the object that the product's own probe illuminates well."""
     from ptychodus.api.illumination import compute_illumination_map
     from ptychodus.api.metrics import compute_illumination_scoring_region
@@ -142,7 +143,7 @@ def scoring_region(product: Product) -> ScoringRegion:
     return compute_illumination_scoring_region(
         compute_illumination_map(product),
         product.object_.get_array().shape[-2:],
-        threshold_fraction=WELL_ILLUMINATED,
+        threshold_fraction=well_illuminated,
         erosion_px=EROSION_PX,
     )
 

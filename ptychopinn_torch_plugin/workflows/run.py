@@ -17,6 +17,7 @@ from ..data.output import write_arrays
 from ..dependencies import missing
 from ..errors import ConfigurationError, InputError
 from ..interop import WorkflowConfig, configuration_from
+from ..judgement import write_judgement
 from .bundle import MODEL_NAME, load_inference_bundle_torch, model_of
 from .containers import Data, ensure_container, with_groups_of
 from .reassembly import Arrangement, arranged_patches, stitch
@@ -213,6 +214,8 @@ def reassemble_cdi_image_torch(
         - ``reconstruction``: the engine's :class:`~ptychopinn_torch_plugin.types.Reconstruction`;
         - ``test_container``, ``models``, ``backend``.
 
+        With ``output_dir`` the images go into ``reconstruction.npz`` there, and the judgement into ``judgement``.
+
     Raises:
         InputError: data cannot be used, or ``M`` does not fit the patches.
         ConfigurationError: the configuration cannot be honoured, or names no model where none is given.
@@ -247,6 +250,7 @@ def reassemble_cdi_image_torch(
     }
     if settings.output_dir is not None:
         _write(settings.output_dir / RECONSTRUCTION_FILE, results)
+        write_judgement(settings.output_dir, reconstruction)
     return results['recon_amp'], results['recon_phase'], results
 
 

@@ -48,7 +48,6 @@ def run(program: str, folder: Path, prefix: tuple[str, ...] = (), file_limit: in
 def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path: Path, ledger: Ledger) -> None:
     found = run('killed_writer', tmp_path)
     assert found['wrong'] == []
-    assert found['contents'] == 2, 'the random moments see both contents'
     assert found['left'] > 0, 'some were killed while they wrote'
     assert found['swept']
     for moment in found['moments']:

@@ -231,6 +231,7 @@ def test_files_models_and_folders_of_the_configuration_are_used(
         'output_dir': tmp_path / 'stitched',
     }
     amplitude, phase, results = workflows.reassemble_cdi_image_torch(None, configuration_from(names, base=quick), M=16)
+    assert (tmp_path / 'stitched' / 'judgement' / 'judgement.json').is_file()
     with np.load(tmp_path / 'stitched' / 'reconstruction.npz') as written:
         assert np.array_equal(written['recon_amp'], amplitude)
         assert np.array_equal(written['recon_phase'], phase)
