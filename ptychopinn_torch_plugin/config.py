@@ -193,7 +193,7 @@ class TrainingConfig(_Frozen):
         'instead.',
     )
     probe_trainable: bool = setting(
-        False,
+        True,
         'Learn the probe',
         'Learn the probe of every scan together with the network; the one of the first scan goes into the model.',
     )
@@ -379,10 +379,11 @@ class InferenceConfig(_Frozen):
     batch_size: int = setting(
         128, 'Batch size', 'Patterns in memory at a time; no effect on the result.', unit='patterns', ge=1, le=65536
     )
-    use_model_probe: bool = setting(
-        False,
+    use_model_probe: Literal['auto', 'always', 'never'] = setting(
+        'auto',
         'Use the probe of the model',
-        'Reconstruct with the probe saved in the model file instead of the one of the product.',
+        'Reconstruct with the probe saved in the model file instead of the one of the product: "auto" does where it '
+        'explains the patterns better, as after a training that has learned it.',
     )
     preview_interval: int = setting(
         1,
@@ -415,6 +416,12 @@ class InferenceConfig(_Frozen):
         ge=0,
         le=1024,
     )
+
+    @field_validator('use_model_probe', mode='before')
+    @classmethod
+    def _reads_the_switch_of_before(cls, wish: object) -> object:
+        # Model and settings files of 0.1 hold a boolean here; False was the default, as "auto" is now.
+        return {'true': 'always', 'false': 'auto'}.get(str(wish).casefold(), wish)
 
 
 class Config(_Frozen):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .config import Config
+from .config import Config, ProbeConfig
 from .data.finite import refuse_non_finite
 from .data.probe import prepared
 from .data.scan import RawScan
@@ -25,6 +25,7 @@ from .judgement.halves import judged
 from .memory import with_smaller_batches
 from .observer import Observer, SilentObserver
 from .persistence import TrainedModel
+from .refinement.contest import prefers
 from .refinement.geometry import search_geometry
 from .refinement.search import search_positions
 from .refinement.solver import Solver
@@ -240,12 +241,32 @@ def _reconstruction(scan: RawScan, answer: _Answer, losses: tuple[LossRecord, ..
 
 
 def _chosen_probe(scan: RawScan, model: TrainedModel, config: Config) -> npt.NDArray[np.complexfloating] | None:
-    if not config.inference.use_model_probe:
-        return None
+    """The probe of the model, or None for that of the scan."""
+    wish = config.inference.use_model_probe
+    if wish == 'never' or (wish == 'auto' and config.probe != ProbeConfig()):
+        return None  # who prepares a probe wants it used
     if model.probe.shape[-2:] != scan.pattern_shape:
+        if wish == 'auto':
+            return None
         raise InputError(
             f'The probe of the model has {model.probe.shape[-2]} x {model.probe.shape[-1]} pixels and the patterns of '
-            f'{scan.name} have {scan.pattern_shape[0]} x {scan.pattern_shape[1]}: switch off "Use the probe '
-            'of the model".'
+            f'{scan.name} have {scan.pattern_shape[0]} x {scan.pattern_shape[1]}: set "Use the probe of the model" to '
+            '"never" or "auto".'
         )
-    return model.probe
+    if wish == 'always' or (not _is_same(scan.probe, model.probe) and _is_preferred(scan, model, config)):
+        return model.probe
+    return None
+
+
+def _is_same(probe: npt.NDArray[np.complexfloating], other: npt.NDArray[np.complexfloating]) -> bool:
+    """Whether two probes differ by a factor at most."""
+    if probe.shape != other.shape:
+        return False
+    product = abs(np.vdot(probe, other))
+    return bool(product > (1 - 1e-6) * np.linalg.norm(probe) * np.linalg.norm(other))
+
+
+def _is_preferred(scan: RawScan, model: TrainedModel, config: Config) -> bool:
+    use_threads(config.inference.threads)
+    lit = prepared(scan, config.probe).without_empty()
+    return prefers(lit, model.probe, select_device(config.inference.accelerator))

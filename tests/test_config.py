@@ -42,3 +42,8 @@ def test_what_cannot_be_used_is_named(tree: dict[str, dict[str, object]], messag
 def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(ConfigurationError, match='data.group_size.*training.seed'):
         parse_config({'data': {'group_size': -1}, 'training': {'seed': -1}})
+
+
+@pytest.mark.parametrize(('before', 'now'), [(True, 'always'), (False, 'auto'), ('False', 'auto'), ('never', 'never')])
+def test_the_switch_of_before_is_read(before: object, now: str) -> None:
+    assert parse_config({'inference': {'use_model_probe': before}}).inference.use_model_probe == now

@@ -129,19 +129,30 @@ def test_previews_progress_and_stop(model: TrainedModel) -> None:
     assert np.isfinite(result.object_array).all()
 
 
-def test_the_probe_of_the_model_can_be_used(model: TrainedModel) -> None:
+@pytest.mark.parametrize('wish', ['always', 'auto'])
+def test_the_probe_of_the_model_can_be_used(model: TrainedModel, wish: str) -> None:
     scan, truth = make_scan()
     own = untrained_model(model.config, probe=scan.probe.astype(np.complex64))
     blurred = replace(scan, probe=np.fft.ifft2(np.fft.fft2(scan.probe) * 0 + 1))
-    with_own = reconstruct(blurred, own, network_alone(use_model_probe=True))
+    with_own = reconstruct(blurred, own, network_alone(use_model_probe=wish))
     error = phase_and_scale_free_error(with_own.object_array, truth, inner(with_own.coverage))
     assert error < 0.06
+
+
+@pytest.mark.parametrize('wish', ['never', 'auto'])
+def test_a_better_probe_of_the_product_is_kept(model: TrainedModel, wish: str) -> None:
+    scan, _ = make_scan()
+    blurred = np.fft.ifft2(np.fft.fft2(scan.probe) * 0 + 1).astype(np.complex64)
+    worse = untrained_model(model.config, probe=blurred)
+    kept = reconstruct(scan, worse, network_alone(use_model_probe=wish))
+    assert np.array_equal(kept.probe, reconstruct(scan, model, network_alone(use_model_probe='never')).probe)
 
 
 def test_a_model_probe_of_another_size_is_refused(model: TrainedModel) -> None:
     scan, _ = make_scan((33, 33))
     with pytest.raises(InputError, match='32 x 32 .* 33 x 33'):
-        reconstruct(scan, model, network_alone(use_model_probe=True))
+        reconstruct(scan, model, network_alone(use_model_probe='always'))
+    assert reconstruct(scan, model, network_alone(use_model_probe='auto')).probe.shape[-2:] == (33, 33)
 
 
 def inner(coverage: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ from .table import Line, configure, timed
 TITLE = 'measured Siemens star, probe from a formula'
 LEARNED: dict[str, dict[str, object]] = {
     'training': {'probe_trainable': True, 'positions_trainable': True},
-    'inference': {'use_model_probe': True},
     'refinement': {'refine_epochs': 0},
 }
 

@@ -1,4 +1,4 @@
-"""A scan as the central half of its detector sees it: a coarser object, from a quarter of the work."""
+"""Less work for a first look: a scan as the central half of its detector sees it, and a compact part of a scan."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ..data.grouping import compact_windows
 from ..data.scan import RawScan
 
 MIN_SIDE_PX = 32
@@ -33,3 +34,13 @@ def coarse_scan(scan: RawScan) -> tuple[RawScan, npt.NDArray[np.float64]]:
         fresnel_numbers=(scan.fresnel_numbers[0] * factors[0] ** 2, scan.fresnel_numbers[1] * factors[1] ** 2),
     )
     return coarse, factors
+
+
+def compact_part(scan: RawScan, limit: int) -> RawScan:
+    """About ``limit`` neighbouring positions in the middle of the scan, at most; all of a smaller scan."""
+    if scan.size <= limit:
+        return scan
+    centre = scan.positions.mean(axis=0)
+    windows = compact_windows(scan.positions, limit)
+    inside = min(windows, key=lambda part: float(np.abs(scan.positions[part].mean(axis=0) - centre).sum()))
+    return scan.select(np.sort(inside))

@@ -18,10 +18,9 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from ..config import RefinementConfig
-from ..data.grouping import compact_windows
 from ..data.scan import RawScan
 from ..tensors import ScanTensors
-from .coarse import coarse_scan
+from .coarse import coarse_scan, compact_part
 from .solver import Solver
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def search_geometry(
         device: where to compute.
         should_stop: asked between refinements; what was found until then is returned.
     """
-    coarse, _ = coarse_scan(_part_of(scan))
+    coarse, _ = coarse_scan(compact_part(scan, MAX_POSITIONS))
     short = RefinementConfig(
         refine_epochs=EPOCHS, refine_positions=False, likelihood=config.likelihood, smoothing=0.0, probe_modes=0
     )
@@ -135,12 +134,3 @@ def _best_along(
     candidate = replace(best, **{name: float(np.clip(vertex, -2 * distance, 2 * distance))})
     value = misfit(candidate)
     return (candidate, value) if value < found else (best, found)
-
-
-def _part_of(scan: RawScan) -> RawScan:
-    if scan.size <= MAX_POSITIONS:
-        return scan
-    windows = compact_windows(scan.positions, MAX_POSITIONS)
-    centre = scan.positions.mean(axis=0)
-    inside = min(windows, key=lambda part: float(np.abs(scan.positions[part].mean(axis=0) - centre).sum()))
-    return replace(scan, counts=scan.counts[np.sort(inside)], positions=scan.positions[np.sort(inside)])

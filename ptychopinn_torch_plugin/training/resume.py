@@ -210,7 +210,11 @@ def restore(machinery: Machinery, state: ResumeState) -> None:
     trainer, module, schedule = machinery
     header, tensors = state
     try:
-        module.load_state_dict(_under('module.', tensors))
+        # What is learned beside the network came back before the epoch began, and may have had its turn since.
+        weights = {
+            name: value for name, value in _under('module.', tensors).items() if not name.startswith('unknowns.')
+        }
+        module.load_state_dict(weights, strict=False)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under('optimizer.', tensors).items():
             index, _, key = name.partition('.')

@@ -122,7 +122,7 @@ class _Run:
         if loads_apart and learns_unknowns(config):
             raise ConfigurationError(
                 f'execution.workers = {config.execution.workers}: loader processes do not hear of a probe, positions '
-                'or a scale that are learned with the network; set it to 0, or learn the network alone.'
+                'or a scale that are learned with the network; set it to 0, or switch "Learn the probe" off.'
             )
         device = torch.device('cpu') if loads_apart else self._device
         self._tensors = [ScanTensors(scan, device, scale=config.probe.scale) for scan in scans]

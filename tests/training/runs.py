@@ -31,6 +31,7 @@ def small(**parts: Mapping[str, object]) -> Config:
     tree: dict[str, Mapping[str, object]] = {
         'data': {'group_size': 12, 'neighbor_count': 15},
         'model': {'steps': 2, 'width': 8, 'levels': 2},
-        'training': {'epochs': 3, 'batch_size': 2, 'learning_rate': 3e-3, 'accelerator': 'cpu', 'threads': 1},
+        'training': {'epochs': 3, 'batch_size': 2, 'learning_rate': 3e-3, 'accelerator': 'cpu'}
+        | {'threads': 1, 'probe_trainable': False},
     }
     return parse_config({name: {**tree.get(name, {}), **parts.get(name, {})} for name in tree.keys() | parts.keys()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def small(**training: object) -> Config:
         {
             'data': {'group_size': 12, 'neighbor_count': 15},
             'model': {'steps': 2, 'width': 4, 'levels': 2},
-            'training': {'epochs': 2, 'batch_size': 2, 'accelerator': 'cpu', 'threads': 1, **training},
+            'training': {'epochs': 2, 'batch_size': 2, 'accelerator': 'cpu', 'threads': 1}
+            | {'probe_trainable': False, **training},
         }
     )
 
@@ -148,6 +150,29 @@ def test_a_stopped_run_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> 
     parts = load_model(train([scan], config, tmp_path / 'parts'))
     assert np.array_equal(parts.probe, whole.probe)
     assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+class CopyAfterFirst(SilentObserver):
+    """Copies what lies in the output folder when the first epoch has ended: what a kill would leave."""
+
+    def __init__(self, folder: Path, copy: Path) -> None:
+        self._folder = folder
+        self._copy = copy
+
+    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+        if epoch == 1:
+            shutil.copytree(self._folder, self._copy)
+
+
+def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    """The turn before the second epoch is taken again, from the network of the first."""
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, epochs=3)
+    folder, copy = tmp_path / 'whole', tmp_path / 'copy'
+    whole = load_model(train([scan], config, folder, CopyAfterFirst(folder, copy)))
+    resumed = load_model(train([scan], config, copy))
+    assert np.array_equal(resumed.probe, whole.probe)
+    assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
 def test_loader_processes_that_live_on_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ CONFIG = parse_config(
     {
         'data': {'group_size': 12, 'neighbor_count': 14},
         'model': {'steps': 8, 'width': 4, 'levels': 2},
-        'training': {'epochs': 2, 'threads': 1, 'accelerator': 'cpu'},
+        'training': {'epochs': 2, 'threads': 1, 'accelerator': 'cpu', 'probe_trainable': False},
         'inference': {'threads': 1, 'accelerator': 'cpu', 'preview_interval': 4},
     }
 )

@@ -17,7 +17,7 @@ from ..scans import make_scan
 QUICK: dict[str, dict[str, Any]] = {
     'data': {'group_size': 16, 'neighbor_count': 20},
     'model': {'width': 4, 'levels': 2, 'steps': 3},
-    'training': {'epochs': 2, 'threads': 1, 'accelerator': 'cpu'},
+    'training': {'epochs': 2, 'threads': 1, 'accelerator': 'cpu', 'probe_trainable': False},
     'refinement': {'refine_epochs': 0},
     'inference': {'threads': 1, 'accelerator': 'cpu'},
     'execution': {'logger': 'none'},
