@@ -21,7 +21,7 @@ import torch
 from .networks import School, lines, patch, robustness, sparse, transfer, warm_start
 from .refined import refined
 from .scans import ROWS
-from .star import star_lines
+from .star import network_lines, star_lines
 from .table import HEAD, Line
 
 Lines = Callable[[], Iterator[Line]]
@@ -56,8 +56,8 @@ def _makers(output: Path, ptychi: Path | None, star: Path | None) -> dict[str, L
     makers['patch'] = partial(patch, school, output)
     makers['robust'] = partial(robustness, school)
     if star is not None:
-        makers['star'] = partial(star_lines, star, output, ptychi, network=False)
-        makers['star-network'] = partial(star_lines, star, output, None, network=True)
+        makers['star'] = partial(star_lines, star, output, ptychi)
+        makers['star-network'] = partial(network_lines, star, output)
     return makers
 
 
