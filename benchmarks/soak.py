@@ -105,6 +105,8 @@ class Soak:
     def reconstruct(self) -> None:
         """One reconstruction; its product is taken out of the host's list again, as a user would."""
         index = self._api.reconstruct(product_index=0, algorithm=PINN, block=True)
+        # In Ptychodus 1.7 a removed product stays among the observers of its dataset, and so in memory.
+        self._repository[index].unbind_dataset()
         self._repository.remove_product(index)
         self.loads.append(load_of_this_process(self._temporary_folder))
 

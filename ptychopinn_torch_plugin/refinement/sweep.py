@@ -152,7 +152,7 @@ class Sweep:
         return sums
 
     def _look_at(self, numbers: npt.NDArray[np.integer], state: Unknowns, wanted: Wanted) -> Sums:
-        with torch.inference_mode():  # each thread has its own mode
+        with torch.no_grad():  # each thread has its own mode; the caller may be in either of the two
             sums = Sums.zero(state)
             for number in numbers.tolist():
                 self._look_at_batch(number, state, wanted, sums)

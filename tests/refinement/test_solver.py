@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.config import Config, RefinementConfig, parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
 from ptychopinn_torch_plugin.refinement.modes import add_modes, orthogonalised
 from ptychopinn_torch_plugin.refinement.motion import PositionMotion
-from ptychopinn_torch_plugin.refinement.solver import likelihood_for
+from ptychopinn_torch_plugin.refinement.solver import Solver, likelihood_for
 from ptychopinn_torch_plugin.tensors import ScanTensors
 from ptychopinn_torch_plugin.types import Reconstruction
 from tests.models import untrained_model
@@ -194,3 +194,23 @@ def test_the_prior_helps_a_faint_scan_and_the_likelihood_follows_the_dose() -> N
         likelihood_for(ScanTensors(make_scan(photons=photons)[0], torch.device('cpu'))) for photons in (3e3, 3e6)
     )
     assert (dim, light) == ('poisson', 'amplitude')
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_threads_share_the_patterns_and_change_nothing(mode: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As training calls it, and as reconstruction does; small batches, so that both threads have some."""
+    monkeypatch.setattr('ptychopinn_torch_plugin.refinement.sweep.CPU_BATCH_BYTES', 2**15)
+    tensors = ScanTensors(make_scan()[0], torch.device('cpu'))
+    config = RefinementConfig(refine_epochs=4, positions_start=1, refine_intensity=True, intensity_start=1)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with mode():
+                found.append(Solver(tensors, config, 64).run(lambda _epoch, _deviance: False))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for name in ('canvas', 'probe', 'positions', 'intensities'):
+        one, two = (getattr(unknowns, name).clone() for unknowns in found)
+        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
