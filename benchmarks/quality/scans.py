@@ -68,7 +68,7 @@ ROWS = (
         'defocus',
         '676 x 64x64, 8e4 photons, probe 20 % out of focus, 4 px steps',
         ScanPlan(seed=5, rows=26, columns=26, step_px=4.0, photons=8e4, assumed_defocus_factor=1.2),
-        {'refine_positions': False, 'refine_epochs': 38, 'smoothing': 5.0},
+        {'refine_positions': False, 'refine_epochs': 38, 'smoothing': 6.0},
         (0.88, 0.98),
     ),
     Row(
