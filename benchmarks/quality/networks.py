@@ -218,7 +218,7 @@ def robustness(school: School) -> Iterator[Line]:
             scores = []
             for seed in range(5):
                 tree: dict[str, dict[str, object]] = {
-                    'training': {'epochs': 4 if side == 64 else 10, 'seed': seed},
+                    'training': {'epochs': 4, 'seed': seed},
                     'refinement': ALONE,
                 }
                 model, config, _ = school.graduate(Course(f'robust-{side}-{sample}-{seed}', (plan,), tree))
@@ -232,7 +232,7 @@ def robustness(school: School) -> Iterator[Line]:
         reached = max(spreads) < 0.03 and min(ratios) > 0.8
         yield Line(
             f'5 seeds, 3 scans, {side} pixels',
-            f'network alone, {4 if side == 64 else 10} epochs',
+            'network alone, 4 epochs',
             text,
             None,
             'spread below .03',
