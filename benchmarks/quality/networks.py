@@ -88,7 +88,9 @@ class School:
     def graduate(self, course: Course) -> tuple[TrainedModel, Config, float | None]:
         """The trained network, its configuration, and the seconds of training (None where it was there)."""
         folder = self._output / 'models' / course.key
-        config = configure(course.tree)
+        # The probes are the true ones, and the untrained lines have them too: there is nothing to learn.
+        training = {'probe_trainable': False, **course.tree.get('training', {})}
+        config = configure({**course.tree, 'training': training})
         seconds = None
         if not (folder / MODEL_FILE).is_file():
             scans = [self.scan(plan).scan for plan in course.plans]
