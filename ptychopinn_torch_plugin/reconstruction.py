@@ -125,7 +125,7 @@ def _tensors(
     """The scan on its device, with its positions found anew where the configuration asks for a search."""
     use_threads(config.inference.threads)
     device = select_device(config.inference.accelerator)
-    scan = prepared(scan, config.probe)
+    scan = prepared(scan, config.probe).without_empty()
     if config.refinement.refine_geometry:
         logger.info(search_geometry(scan, config.refinement, device, observer.should_stop).sentence())
     if config.refinement.search_positions and not observer.should_stop():
@@ -268,5 +268,4 @@ def _is_same(probe: npt.NDArray[np.complexfloating], other: npt.NDArray[np.compl
 
 def _is_preferred(scan: RawScan, model: TrainedModel, config: Config) -> bool:
     use_threads(config.inference.threads)
-    lit = prepared(scan, config.probe).without_empty()
-    return prefers(lit, model.probe, select_device(config.inference.accelerator))
+    return prefers(scan.without_empty(), model.probe, select_device(config.inference.accelerator))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.data.scan import make_raw_scan
 from ptychopinn_torch_plugin.errors import InputError
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.persistence import TrainedModel
@@ -175,3 +176,16 @@ def test_searches_are_carried_out_when_asked_for(caplog: pytest.LogCaptureFixtur
     assert 'Geometry search: positions scaled by' in caplog.text
     assert 'Searched positions up to 4 pixels away' in caplog.text
     assert not np.allclose(result.positions, spoiled.positions, atol=0.5)
+
+
+def test_searches_skip_empty_patterns() -> None:
+    """The product keeps the positions of empty patterns as they were."""
+    scan, _ = make_scan()
+    counts = np.array(scan.counts)
+    counts[[3, 17]] = 0
+    spoiled = make_raw_scan(counts, scan.positions, scan.probe, object_shape=scan.object_shape)
+    tree = {'refine_epochs': 2, 'refine_positions': False, 'search_positions': 1.0, 'refine_geometry': True}
+    result = refine(spoiled, parse_config({'refinement': tree}))
+    assert result.positions.shape == scan.positions.shape
+    assert np.array_equal(result.positions[[3, 17]], scan.positions[[3, 17]])
+    assert not np.array_equal(result.positions, scan.positions)

@@ -61,7 +61,7 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
             return whole
         logger.info('%s: reconstructing the %s positions alone, for comparison.', scan.name, name)
         half = _half_of(scan, part % 2, name)
-        halves.append(run(half, _once(config, previews=False), _Part(observer, progress, part)))
+        halves.append(run(half, _for_half(config), _Part(observer, progress, part)))
     if observer.should_stop() or whole.judgement is None:
         logger.info('Stopped before the half scans were compared.')
         return whole
@@ -91,9 +91,16 @@ def _half_of(scan: RawScan, first: int, name: str) -> RawScan:
     )
 
 
-def _once(config: Config, *, previews: bool = True) -> Config:
-    changes: dict[str, object] = {'half_scans': False} if previews else {'half_scans': False, 'preview_interval': 0}
-    return config.model_copy(update={'inference': config.inference.model_copy(update=changes)})
+def _once(config: Config) -> Config:
+    """No half scans of half scans."""
+    return config.model_copy(update={'inference': config.inference.model_copy(update={'half_scans': False})})
+
+
+def _for_half(config: Config) -> Config:
+    """As :func:`_once`, without what is for the user's eyes: previews, and the report of the geometry."""
+    inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0})
+    refinement = config.refinement.model_copy(update={'refine_geometry': False})
+    return config.model_copy(update={'inference': inference, 'refinement': refinement})
 
 
 class _Progress:
