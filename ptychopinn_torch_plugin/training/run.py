@@ -141,6 +141,7 @@ class _Run:
         kept = None if self._state is None else self._state.header.checkpoints
         self._checkpoints = Checkpoints(folder, config.execution.checkpoint_top_k, kept)
         self._loader = LoaderCallback()
+        self._is_paused = False
         self._trainer = _trainer(
             config, folder, self._callbacks(), precision, validation_batches=len(self._data.validation)
         )
@@ -182,7 +183,7 @@ class _Run:
         callbacks: list[pl.Callback] = [EpochCallback(training), GradientCallback(self._course), course]
         if self._unknowns is not None:
             resumed = self._course.epoch if self._course.batch else None
-            callbacks.append(UnknownsCallback(self._unknowns, self._observer, resumed))
+            callbacks.append(UnknownsCallback(self._unknowns, self._observer, self._pause, resumed))
         if self._config.execution.workers:
             callbacks.append(self._loader)
         if self._state is not None:
@@ -226,7 +227,7 @@ class _Run:
             self._save(self.model_path, self._module.state_dict())
         if self._course.is_finished:
             remove_state(self._folder)
-        else:
+        elif not self._is_paused:
             self._write_state()
         picture = self._picture() if self._log.wants_picture and self._course.is_finished else None
         self._log.result(self.model_path, picture)
@@ -247,6 +248,17 @@ class _Run:
         if self._state is not None:
             restore(self._machinery(trainer), self._state)
             self._state = None
+
+    def _pause(self, epoch: int) -> None:
+        """Have ``epoch`` not begin: without the solver's turn the network would learn from other numbers.
+
+        The state is kept here, because Lightning moves its schedule along with the batches that come as None. Where
+        the run has just gone on and restored nothing yet, the state on disk is still the right one.
+        """
+        if self._state is None:
+            self._write_state()
+        self._is_paused = True
+        self._data.training.skip(epoch, len(self._data.training))
 
     def _write_state(self) -> None:
         machinery = self._machinery(self._trainer)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -91,16 +91,24 @@ class Unknowns(nn.Module):
             self.register_buffer(_SHIFT.format(number), torch.zeros((tensors.scan.size, 2)))
         self.register_load_state_dict_post_hook(_hand_out)  # type: ignore[no-untyped-call]
 
-    def learn(self, generator: Generator | None, observer: Observer) -> None:
-        """One turn for every scan, from the object that ``generator`` makes of it (flat if None)."""
+    def learn(self, generator: Generator | None, observer: Observer) -> bool:
+        """One turn for every scan, from the object that ``generator`` makes of it (flat if None).
+
+        Returns:
+            Whether the turn came to its end. One that was cut short changes nothing: a run that goes on takes it anew.
+        """
+        for tensors in self._scans:
+            if not observer.should_stop():
+                learn(tensors, generator, self._config, observer)
+        if observer.should_stop():
+            self.hand_out()
+            return False
         for number, tensors in enumerate(self._scans):
-            if observer.should_stop():
-                return
-            learn(tensors, generator, self._config, observer)
             shift = torch.from_numpy(tensors.positions - tensors.scan.positions)
             self.get_buffer(_PROBE.format(number)).copy_(torch.view_as_real(tensors.probe))
             self.get_buffer(_SHIFT.format(number)).copy_(shift)
         self.hand_out()
+        return True
 
     def hand_out(self) -> None:
         """Give the scans what the buffers hold, so that a run that goes on has the same numbers to the last bit."""
@@ -128,19 +136,26 @@ class UnknownsCallback(pl.Callback):
     Args:
         unknowns: what is learned.
         observer: may ask to stop.
+        pause: called with the epoch whose turn was cut short, before its batches are made.
         resumed: epoch whose turn was taken before the run was stopped; None where none was.
     """
 
-    def __init__(self, unknowns: Unknowns, observer: Observer, resumed: int | None = None) -> None:
+    def __init__(
+        self, unknowns: Unknowns, observer: Observer, pause: Callable[[int], None], resumed: int | None = None
+    ) -> None:
         self._unknowns = unknowns
         self._observer = observer
+        self._pause = pause
         self._resumed = resumed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn from all patterns; the data loader's iterator is made after this."""
         assert isinstance(pl_module, PtychoPINNModule)  # noqa: S101 - the Trainer of this package runs no other
-        if trainer.current_epoch != self._resumed:
-            self._unknowns.learn(None if trainer.current_epoch == 0 else pl_module.generator, self._observer)
+        epoch = trainer.current_epoch
+        if epoch == self._resumed:
+            return
+        if not self._unknowns.learn(None if epoch == 0 else pl_module.generator, self._observer):
+            self._pause(epoch)
 
 
 def learn(tensors: ScanTensors, generator: Generator | None, config: Config, observer: Observer) -> None:

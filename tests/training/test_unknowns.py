@@ -152,6 +152,37 @@ def test_a_stopped_run_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> 
     assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
 
 
+class StopInTurn(SilentObserver):
+    """Stops in the middle of the solver's turn that follows so many optimiser steps."""
+
+    def __init__(self, steps: int, patience: int) -> None:
+        self._steps = steps
+        self._patience = patience
+        self.done = 0
+
+    def on_progress(self, done: int, goal: int) -> None:
+        self.done = done
+
+    def should_stop(self) -> bool:
+        self._patience -= self.done == self._steps
+        return self._patience < 0
+
+
+@pytest.mark.parametrize('steps', [0, 2])
+def test_a_run_stopped_in_the_turn_of_the_solver_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> None:
+    """The turn counts for nothing until it is over; stopped twice, so that a run that went on is cut short as well."""
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, positions_trainable=True, epochs=3)
+    whole = load_model(train([scan], config, tmp_path / 'whole'))
+    # A run that goes on reports no step before its first turn, so that the second one is told by its beginning.
+    for stopped, done in ((StopInTurn(steps, 12), steps), (StopInTurn(0, 9), 0)):
+        train([scan], config, tmp_path / 'parts', stopped)
+        assert stopped.done == done
+    parts = load_model(train([scan], config, tmp_path / 'parts'))
+    assert np.array_equal(parts.probe, whole.probe)
+    assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
+
+
 class CopyAfterFirst(SilentObserver):
     """Copies what lies in the output folder when the first epoch has ended: what a kill would leave."""
 
