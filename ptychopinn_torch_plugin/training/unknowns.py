@@ -48,6 +48,8 @@ FIRST_PROBE_START = 2
 FIRST_POSITIONS_START = 10
 TURN_EPOCHS = 10
 """Epochs of the solver in every later turn, from the object of the network."""
+EPOCHS_PER_LINE = 5
+"""How often a turn writes a line to the log."""
 
 
 class Object(NamedTuple):
@@ -166,14 +168,17 @@ def learn(tensors: ScanTensors, generator: Generator | None, config: Config, obs
         tensors.adopt(tensors.probe * _photon_scale(tensors, found, config.inference.batch_size), tensors.positions)
     if not (wanted.probe_trainable or wanted.positions_trainable) or observer.should_stop():
         return
-    solver = Solver(tensors, _turn_of(config, first=found is None), config.inference.batch_size)
+    turn = _turn_of(config, first=found is None)
+    solver = Solver(tensors, turn, config.inference.batch_size)
     if found is not None:
         solver.start_from(found.stitched.canvas, found.origin)
     deviances: list[float] = []
 
     def listen(epoch: int, deviance: float) -> bool:
-        del epoch
         deviances.append(deviance)
+        # No step of the optimiser is done meanwhile: on a large scan this line says that the run is alive.
+        if epoch % EPOCHS_PER_LINE == 0 and epoch < turn.refine_epochs:
+            logger.info('%s: epoch %d of %d for its probe and positions.', tensors.scan.name, epoch, turn.refine_epochs)
         return observer.should_stop()
 
     with torch.no_grad():
