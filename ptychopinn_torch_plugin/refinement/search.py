@@ -59,12 +59,14 @@ def search_positions(
     )
     coarse, factors = coarse_scan(scan)
     first = short.model_copy(update={'refine_epochs': COARSE_EPOCHS, 'positions_start': 3})
+    logger.info('Searching positions up to %d pixels away on the central half of the detector.', reach)
     positions = scan.positions + _moved(_solved(coarse, first, device, should_stop)) * factors
     fine = short.model_copy(update={'refine_epochs': FINE_EPOCHS, 'positions_start': 5})
     tried = moved = 0
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         if should_stop():
             return positions
+        logger.info('Searching positions on the whole detector, round %d of %d.', number + 1, ROUNDS)
         now = replace(scan, positions=positions)
         solver = _solved(now, fine, device, should_stop)
         positions = positions + _moved(solver)
