@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def register_plugins(registry: PluginRegistry) -> None:
     """Install the seam once; ``registry`` has no place for reconstructors and is left as it is."""
     try:
-        from ptychopinn_torch_plugin.host import seam
+        from ptychopinn_torch_plugin.host import hooks as seam
 
         seam.apply()
     except Exception as error:

@@ -23,7 +23,7 @@ class LossRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class RingCorrelation:
+class FourierRingCorrelation:
     """How two objects agree, ring by ring in Fourier space; all arrays ``(rings,)``."""
 
     frequencies: npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class RingCorrelation:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class ReconstructionMetrics:
     """What the patterns say of a reconstruction, without a truth. Maps are float32, NaN where nothing can be said."""
 
     r_factor: float
@@ -50,7 +50,7 @@ class Judgement:
     noise_r_factor: float
     """What photon noise alone would give, were the reconstruction the truth."""
 
-    excess: float
+    reduced_chi_square: float
     """Squared residual over what photon noise alone would give: 1 at the noise, in the whole scan."""
 
     scale: float
@@ -77,7 +77,7 @@ class Judgement:
     photons_map: npt.NDArray[np.float32]
     """Photons that lit each object pixel, ``(h, w)``; 0 outside of the coverage."""
 
-    rings: RingCorrelation | None
+    rings: FourierRingCorrelation | None
     """Correlation of the half scans, where they were asked for."""
 
 
@@ -100,5 +100,5 @@ class Reconstruction:
     losses: tuple[LossRecord, ...]
     """Training history of the model that was used, or the deviances of the refinement where there is no model."""
 
-    judgement: Judgement | None = None
+    judgement: ReconstructionMetrics | None = None
     """What the patterns say of it; None where nobody has looked."""

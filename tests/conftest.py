@@ -9,4 +9,4 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
-pytest_plugins = ['tests.ledger']
+pytest_plugins = ['tests.helpers.fault_report', 'tests.helpers.host_scans']

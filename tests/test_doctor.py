@@ -21,7 +21,7 @@ def test_this_environment_is_healthy(checks: dict[str, Check]) -> None:
     assert doctor.is_healthy(checks.values()), doctor.report(checks.values())
     assert {'python', 'ptychodus', 'torch', 'lightning', 'numpy', 'scipy', 'window'} <= set(checks)
     assert checks['host seam'].detail.endswith('reconstructor_entry_points.py')
-    assert checks['entry point'].detail == 'ptychopinn-pytorch = ptychopinn_torch_plugin.host.plugin:plugin'
+    assert checks['entry point'].detail == 'ptychopinn-pytorch = ptychopinn_torch_plugin.host.entry_point:plugin'
     assert checks['algorithms'].detail == ', '.join(doctor.ALGORITHM_KEYS)
     assert 'cpu' in checks['devices'].detail
 

@@ -55,7 +55,7 @@ def test_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
 def test_wheel_names_its_entry_points_and_licence(wheel: zipfile.ZipFile) -> None:
     info = f'ptychopinn_torch_plugin-{version_here()}.dist-info'
     text = wheel.read(f'{info}/entry_points.txt').decode()
-    assert '[ptychodus.reconstructors]\nptychopinn-pytorch = ptychopinn_torch_plugin.host.plugin:plugin' in text
+    assert '[ptychodus.reconstructors]\nptychopinn-pytorch = ptychopinn_torch_plugin.host.entry_point:plugin' in text
     assert 'ptychopinn-torch = ptychopinn_torch_plugin.cli:main' in text
     assert b'BSD 3-Clause' in wheel.read(f'{info}/licenses/LICENSE')
 
@@ -94,15 +94,15 @@ def test_installed_package_is_found_by_the_host() -> None:
         'ptychopinn_torch_plugin',
         'ptychopinn_torch_plugin.config',
         'ptychopinn_torch_plugin.doctor',
-        'ptychopinn_torch_plugin.persistence',
-        'ptychopinn_torch_plugin.data.npz',
-        'ptychopinn_torch_plugin.data.product',
-        'ptychopinn_torch_plugin.data.workflow',
+        'ptychopinn_torch_plugin.storage.model_file',
+        'ptychopinn_torch_plugin.data.io.npz',
+        'ptychopinn_torch_plugin.data.io.product',
+        'ptychopinn_torch_plugin.data.io.workflow_folder',
         'ptychopinn_torch_plugin.host.library',
-        'ptychopinn_torch_plugin.host.plugin',
-        'ptychopinn_torch_plugin.host.seam',
+        'ptychopinn_torch_plugin.host.entry_point',
+        'ptychopinn_torch_plugin.host.hooks',
         'ptychopinn_torch_plugin.worker.child',
-        'ptychopinn_torch_plugin.worker.process',
+        'ptychopinn_torch_plugin.worker.parent',
     ],
 )
 def test_module_of_the_host_process_imports_without_torch_and_qt(module: str) -> None:

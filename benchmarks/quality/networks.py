@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.observer import SilentObserver
-from ptychopinn_torch_plugin.persistence import MODEL_FILE, TrainedModel, load_model
-from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
+from ptychopinn_torch_plugin.storage.model_file import MODEL_FILE, TrainedModel, load_model
 from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Reconstruction
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ptychodus.api.io import load_product
 from ptychodus.api.product import Product
 
-from ptychopinn_torch_plugin.data.workflow import DIFFRACTION_FILE, PRODUCT_FILE
+from ptychopinn_torch_plugin.data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 
 EPOCHS = 100
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_torch_plugin.data.product import scan_from_reconstruct_input
-from ptychopinn_torch_plugin.reconstruction import refine
+from ptychopinn_torch_plugin.data.io.product import scan_from_reconstruct_input
+from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.types import Reconstruction
 
 from .ptychi import run_ptychi

@@ -12,12 +12,12 @@ import numpy as np
 from ptychodus.api.io import load_product
 from ptychodus.api.product import Product
 
-from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
-from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
-from ptychopinn_torch_plugin.demo.picture import draw_objects
-from ptychopinn_torch_plugin.judgement import compare_with_truth, r_factor
-from ptychopinn_torch_plugin.persistence import load_model
-from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
+from ptychopinn_torch_plugin.data.io.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
+from ptychopinn_torch_plugin.demo.plots import draw_objects
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
+from ptychopinn_torch_plugin.metrics import compare_with_truth, r_factor
+from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.run import train
 
 from .ptychi import run_ptychi

@@ -15,13 +15,13 @@ from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
 from ptychopinn_torch_plugin.config import Config, parse_config
-from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.io.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
 from ptychopinn_torch_plugin.data.scan import RawScan
-from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
-from ptychopinn_torch_plugin.demo.picture import Titled, draw_objects
+from ptychopinn_torch_plugin.demo.plots import Titled, draw_objects
 from ptychopinn_torch_plugin.demo.simulate import TRUTH_FILE
-from ptychopinn_torch_plugin.judgement import compare_with_truth
-from ptychopinn_torch_plugin.judgement.truth import WELL_ILLUMINATED
+from ptychopinn_torch_plugin.metrics import compare_with_truth
+from ptychopinn_torch_plugin.metrics.ground_truth import WELL_ILLUMINATED
 from ptychopinn_torch_plugin.types import Reconstruction
 
 HEAD = '| scan | method | result | seconds | reach | |\n| --- | --- | --- | --- | --- | --- |'

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from ..errors import PtychoPINNError
 from .codes import ExitCode, exit_code_of
-from .outcome import Outcome, failure, report
 from .parser import PROGRAM, build_parser
+from .result import Outcome, failure, report
 from .terminal import logging_to_stderr, stdout_for_results
 
 __all__ = ['main']

@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.conversion import BeamGeometry, complete_geometry, write_npz, write_workflow_folder
+from ..data.io.conversion import BeamGeometry, complete_geometry, write_npz, write_workflow_folder
 from ..errors import ConfigurationError
-from ..judgement import FOLDER, verdict, write_judgement
-from ..judgement.output import figures
-from ..persistence import MODEL_FILE, read_model_header
+from ..metrics import FOLDER, verdict, write_judgement
+from ..metrics.output import figures
+from ..storage.model_file import MODEL_FILE, read_model_header
 from .codes import ExitCode
 from .headers import describe
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
-from .outcome import Outcome, table
 from .outputs import resolve_output, write_reconstruction
+from .result import Outcome, table
 from .settings import read_config
 from .terminal import BarObserver, listening
 
@@ -124,7 +124,7 @@ def doctor(parsed: argparse.Namespace) -> Outcome:
 
 def demo(parsed: argparse.Namespace) -> Outcome:
     """Run the demonstration."""
-    from ..demo.run import run_demo
+    from ..demo.demonstration import run_demo
 
     result = run_demo(parsed.output, parsed.scan)
     scores = '\n'.join(f'{name:<20}{value:>10.4f}' for name, value in result.scores.items())
@@ -136,8 +136,8 @@ class _Engine:
     """The functions that need torch, imported together: a missing torch is one message."""
 
     def __init__(self) -> None:
-        from ..persistence import load_model
-        from ..reconstruction import reconstruct, refine
+        from ..engines.pipeline import reconstruct, refine
+        from ..storage.model_file import load_model
         from ..training.resume import RESUME_FILE
         from ..training.run import train
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..data.archive import read_arrays, read_headers
-from ..data.conversion import read_npz_geometry
-from ..data.headers import read_diffraction_header
-from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, read_product
+from ..data.io.archive import read_arrays, read_headers
+from ..data.io.conversion import read_npz_geometry
+from ..data.io.headers import read_diffraction_header
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_product
 from ..errors import InputError
-from ..persistence import MODEL_SUFFIX, ModelHeader, read_model_header
+from ..storage.model_file import MODEL_SUFFIX, ModelHeader, read_model_header
 from .inputs import HELP, NPZ_SUFFIX, PRODUCT_SUFFIXES, find_scans, is_workflow_folder
-from .outcome import table
+from .result import table
 
 Document = dict[str, Any]
 

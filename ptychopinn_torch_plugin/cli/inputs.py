@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..data.conversion import BeamGeometry, geometry_of_product, read_npz_geometry
-from ..data.dialect import Dialect
-from ..data.npz import read_training_npz
-from ..data.product import scan_from_reconstruct_input
+from ..data.diffraction_quantity import DiffractionQuantity
+from ..data.io.conversion import BeamGeometry, geometry_of_product, read_npz_geometry
+from ..data.io.npz import read_training_npz
+from ..data.io.product import scan_from_reconstruct_input
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, load_workflow_folder
 from ..data.scan import RawScan
-from ..data.workflow import DIFFRACTION_FILE, PRODUCT_FILE, load_workflow_folder
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class Loaded:
     """Ptychodus' own form, None for a training file."""
 
 
-def load_scan(path: Path, read_as: Dialect = 'auto', nphotons: float | None = None) -> Loaded:
+def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float | None = None) -> Loaded:
     """Read one scan.
 
     Args:
         path: workflow folder, product file beside its ``diffraction.h5``, or training file.
         read_as: what ``diff3d`` of a training file holds, see
-            :func:`~ptychopinn_torch_plugin.data.npz.read_training_npz`.
+            :func:`~ptychopinn_torch_plugin.data.io.npz.read_training_npz`.
         nphotons: mean photons of a pattern, for amplitudes that were normalised.
 
     Raises:
@@ -86,7 +86,9 @@ def find_scans(path: Path) -> list[Path]:
     return found
 
 
-def load_scans(paths: Sequence[Path], read_as: Dialect = 'auto', nphotons: float | None = None) -> list[RawScan]:
+def load_scans(
+    paths: Sequence[Path], read_as: DiffractionQuantity = 'auto', nphotons: float | None = None
+) -> list[RawScan]:
     """Read all scans that ``paths`` stand for, in their order, see :func:`find_scans` and :func:`load_scan`."""
     return [load_scan(item, read_as, nphotons).scan for path in paths for item in find_scans(path)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..data.finite import refuse_non_finite
-from ..data.output import write_arrays, write_product
+from ..data.finite_check import refuse_non_finite
+from ..data.io.output import write_arrays, write_product
 from ..errors import ConfigurationError
 from ..types import Reconstruction
 from .inputs import NPZ_SUFFIX, PRODUCT_SUFFIXES, Loaded
@@ -52,7 +52,7 @@ def write_reconstruction(output: Path, loaded: Loaded, reconstruction: Reconstru
     """
     refuse_non_finite(reconstruction, loaded.scan.name)
     if output.suffix in PRODUCT_SUFFIXES and loaded.parameters is not None:
-        from ..data.product import product_from_reconstruction
+        from ..data.io.product import product_from_reconstruction
 
         write_product(output, product_from_reconstruction(loaded.parameters, reconstruction))
         return

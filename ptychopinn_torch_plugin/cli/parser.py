@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from .. import __version__
-from ..data.dialect import Dialect
-from ..persistence import MODEL_FILE
+from ..data.diffraction_quantity import DiffractionQuantity
+from ..storage.model_file import MODEL_FILE
 from . import commands
 from .codes import MEANINGS
 from .inputs import HELP
@@ -112,7 +112,7 @@ def _add_checks(actions: argparse._SubParsersAction[Any]) -> None:
 def _add_read_as(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--read-as',
-        choices=get_args(Dialect),
+        choices=get_args(DiffractionQuantity),
         default='auto',
         help='what diff3d of a training file holds; auto decides by a rule that the log names (default: auto)',
     )

@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .archive import physical_memory
-from .checks import (
-    MAX_PATTERN_PX,
-    MIN_PATTERN_PX,
+from ..limits import physical_memory
+from .validation import (
     check_bad_pixels,
     check_count_values,
     check_memory,
@@ -22,7 +20,7 @@ from .checks import (
     check_probe,
 )
 
-__all__ = ['MAX_OBJECT_PX', 'MAX_PATTERN_PX', 'MIN_PATTERN_PX', 'RawScan', 'frames_of', 'make_raw_scan']
+__all__ = ['MAX_OBJECT_PX', 'RawScan', 'make_raw_scan', 'patch_bounds']
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +158,7 @@ def make_raw_scan(
     return RawScan(stack, centres, modes, mask, guess, fresnel, name, empty)
 
 
-def frames_of(
+def patch_bounds(
     positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Split every position into the object pixels it sees and the subpixel shift of the probe.
@@ -174,15 +172,16 @@ def frames_of(
         pattern_shape: height and width of a pattern in pixels, odd or even.
 
     Returns:
-        ``corners`` int64 ``(n, 2)``: the first row and column of each patch, negative where it begins outside the grid;
-        ``remainders`` float64 ``(n, 2)``, in [0, 1): how far the probe is moved towards larger (y, x), in pixels.
+        ``patch_origins`` int64 ``(n, 2)``: first row and column of each patch, negative where it begins outside the
+        grid;
+        ``subpixel_shifts`` float64 ``(n, 2)``, in [0, 1): how far the probe is moved towards larger (y, x), in pixels.
     """
     centres = np.asarray(positions, dtype=np.float64)
     half = (np.asarray(pattern_shape, dtype=np.float64) - 1) / 2
-    corners = np.floor(centres - half)
+    patch_origins = np.floor(centres - half)
     # Rounding in c - r can carry a position just below a whole pixel over it; the clip keeps the promise of [0, 1).
-    remainders = np.clip(centres - (corners + half), 0.0, np.nextafter(1.0, 0.0))
-    return corners.astype(np.int64), remainders
+    subpixel_shifts = np.clip(centres - (patch_origins + half), 0.0, np.nextafter(1.0, 0.0))
+    return patch_origins.astype(np.int64), subpixel_shifts
 
 
 def _check_fresnel_numbers(fresnel_numbers: tuple[float, float]) -> tuple[float, float]:
@@ -206,8 +205,8 @@ def _fit_grid(
             'of the object grid, or give object_shape.'
         )
     shifted = positions - lowest
-    corners, _ = frames_of(shifted, pattern_shape)
-    height, width = (int(side) for side in corners.max(axis=0) + np.asarray(pattern_shape))
+    patch_origins, _ = patch_bounds(shifted, pattern_shape)
+    height, width = (int(side) for side in patch_origins.max(axis=0) + np.asarray(pattern_shape))
     logger.info(
         '%s: no object grid is given; made one of %d x %d pixels and shifted all positions by (%d, %d) pixels.',
         name, height, width, -lowest[0], -lowest[1],
@@ -244,8 +243,8 @@ def _refuse_positions_off_grid(
     positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int], object_shape: tuple[int, ...]
 ) -> None:
     """Raise if the patch of any position has no pixel on the object grid."""
-    corners = np.floor(positions - (np.asarray(pattern_shape) - 1) / 2)
-    off = ((corners + np.asarray(pattern_shape) <= 0) | (corners >= np.asarray(object_shape))).any(axis=1)
+    patch_origins = np.floor(positions - (np.asarray(pattern_shape) - 1) / 2)
+    off = ((patch_origins + np.asarray(pattern_shape) <= 0) | (patch_origins >= np.asarray(object_shape))).any(axis=1)
     if off.any():
         first = int(np.argmax(off))
         y, x = positions[first]

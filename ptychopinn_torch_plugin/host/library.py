@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
 
-from .reconstructor import PtychoPINNReconstructor, RefineReconstructor
+from .reconstructors import PtychoPINNReconstructor, RefineReconstructor
 from .runs import LOGGER_NAME
 from .settings import PtychoPINNSettings
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from ptychodus.api.reconstruct import ReconstructInput, Reconstructor, ReconstructOutput
 
-from ..data.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
+from ..data.io.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
 from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
-from ..worker.process import run_job
-from .plugin import HostRun
+from ..worker.parent import run_job
+from .entry_point import HostRun
 from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:

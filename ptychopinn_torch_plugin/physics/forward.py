@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .frames import gather, merge
+from .patches import gather, merge
 from .propagation import backpropagate, propagate
 
 AMPLITUDE_EPS = 1e-12
@@ -27,15 +27,15 @@ class Frames(NamedTuple):
     """Square root of the counts, ``(B, C, H, W)`` real, zero frequency at the corner, zero where not measured."""
     probes: Tensor
     """Probes at the positions, ``(B, C, M, H, W)`` complex; ``sum |P|^2`` is the number of photons per frame."""
-    corners: Tensor
+    patch_origins: Tensor
     """First pixel (y, x) of each frame on its canvas, ``(B, C, 2)`` int64."""
     good_pixels: Tensor
     """1 where the detector measured, else 0: ``(H, W)`` real, zero frequency at the corner."""
 
 
-def exit_waves(canvas: Tensor, probes: Tensor, corners: Tensor) -> Tensor:
+def exit_waves(canvas: Tensor, probes: Tensor, patch_origins: Tensor) -> Tensor:
     """Probe times object frame: ``(B, h, w)`` complex canvas to ``(B, C, M, H, W)`` complex."""
-    frames = gather(canvas, corners, (probes.shape[-2], probes.shape[-1]))
+    frames = gather(canvas, patch_origins, (probes.shape[-2], probes.shape[-1]))
     return probes * frames[:, :, None]
 
 
@@ -44,24 +44,24 @@ def intensity(waves: Tensor) -> Tensor:
     return (waves.real.square() + waves.imag.square()).sum(dim=-3)
 
 
-def simulate(canvas: Tensor, probes: Tensor, corners: Tensor) -> Tensor:
+def simulate(canvas: Tensor, probes: Tensor, patch_origins: Tensor) -> Tensor:
     """Expected counts of every position.
 
     Args:
         canvas: object, ``(B, h, w)`` complex, transmission.
         probes: ``(B, C, M, H, W)`` complex, in square roots of photons.
-        corners: ``(B, C, 2)`` int64.
+        patch_origins: ``(B, C, 2)`` int64.
 
     Returns:
         ``(B, C, H, W)`` real photon counts, zero frequency at the corner.
     """
-    return intensity(propagate(exit_waves(canvas, probes, corners)))
+    return intensity(propagate(exit_waves(canvas, probes, patch_origins)))
 
 
-def simulate_adjoint(waves: Tensor, probes: Tensor, corners: Tensor, canvas_shape: tuple[int, int]) -> Tensor:
+def simulate_adjoint(waves: Tensor, probes: Tensor, patch_origins: Tensor, canvas_shape: tuple[int, int]) -> Tensor:
     """Adjoint of ``canvas -> F(P_jm O_j)``: ``(B, C, M, H, W)`` complex to ``(B, h, w)`` complex."""
     frames = (probes.conj() * backpropagate(waves)).sum(dim=2)
-    return merge(frames, corners, canvas_shape)
+    return merge(frames, patch_origins, canvas_shape)
 
 
 class Descent(NamedTuple):
@@ -80,13 +80,13 @@ def amplitude_descent(canvas: Tensor, frames: Frames) -> Descent:
     Pixels that were not measured contribute nothing.
     """
     parts = frame_descents(canvas, frames)
-    direction = merge(parts.direction, frames.corners, (canvas.shape[-2], canvas.shape[-1]))
+    direction = merge(parts.direction, frames.patch_origins, (canvas.shape[-2], canvas.shape[-1]))
     return Descent(direction, parts.amplitudes)
 
 
 def frame_descents(canvas: Tensor, frames: Frames) -> Descent:
     """What :func:`amplitude_descent` adds up: the direction of every position on its own, ``(B, C, H, W)`` complex."""
-    waves = propagate(exit_waves(canvas, frames.probes, frames.corners))
+    waves = propagate(exit_waves(canvas, frames.probes, frames.patch_origins))
     amplitudes = torch.sqrt(intensity(waves) + AMPLITUDE_EPS)
     factor = (frames.amplitudes / amplitudes - 1.0) * frames.good_pixels
     change = backpropagate(waves * factor[:, :, None])

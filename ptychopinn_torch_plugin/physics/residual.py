@@ -1,6 +1,6 @@
 """Residual waves of a batch of positions, and what they say about object, probe and positions.
 
-The unknowns are the object canvas, the probe modes and the subpixel remainders of the positions. With the exit waves
+The unknowns are the object canvas, the probe modes and the subpixel shifts of the positions. With the exit waves
 ``E_jm = P_jm O_j``, the far-field waves take the measured moduli and go back: ``chi_jm`` is how each exit wave should
 change. Everything else is an inner product with it. The hand-written derivatives are tested against autograd and
 against finite differences of the host's simulator.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .forward import AMPLITUDE_EPS, intensity
-from .frames import gather, merge
+from .patches import gather, merge
 from .probe import power
 from .propagation import backpropagate, propagate, shift_ramp
 
@@ -28,9 +28,9 @@ class Batch(NamedTuple):
 
     amplitudes: Tensor
     """Measured amplitudes, ``(C, H, W)`` real, zero frequency at the corner."""
-    corners: Tensor
+    patch_origins: Tensor
     """First canvas pixel (y, x) of each frame, ``(C, 2)`` int64."""
-    remainders: Tensor
+    subpixel_shifts: Tensor
     """Subpixel parts of the positions, ``(C, 2)`` real."""
 
 
@@ -74,9 +74,9 @@ class Residual(NamedTuple):
         return self.expected.sqrt()
 
 
-def shift_probe(probe: Tensor, remainders: Tensor, phase: Tensor) -> Shifted:
-    """Put the probe, ``(M, H, W)`` complex, at the ``remainders``, ``(C, 2)`` real, of a batch."""
-    ramps = shift_ramp(remainders, (probe.shape[-2], probe.shape[-1])).to(probe.dtype)
+def shift_probe(probe: Tensor, subpixel_shifts: Tensor, phase: Tensor) -> Shifted:
+    """Put the probe, ``(M, H, W)`` complex, at the ``subpixel_shifts``, ``(C, 2)`` real, of a batch."""
+    ramps = shift_ramp(subpixel_shifts, (probe.shape[-2], probe.shape[-1])).to(probe.dtype)
     return Shifted(torch.fft.ifft2(torch.fft.fft2(probe) * ramps[:, None]) * phase, ramps)
 
 
@@ -96,8 +96,8 @@ def residual_of(
     the exit wave; for the Poisson likelihood a quarter of that of ``sum I - n log(I)``, up to the floor, so that both
     agree for many counts.
     """
-    probes, ramps = shifted or shift_probe(probe, batch.remainders, experiment.phase)
-    objects = gather(canvas[None], batch.corners[None], (probe.shape[-2], probe.shape[-1]))[0]
+    probes, ramps = shifted or shift_probe(probe, batch.subpixel_shifts, experiment.phase)
+    objects = gather(canvas[None], batch.patch_origins[None], (probe.shape[-2], probe.shape[-1]))[0]
     waves = propagate(probes * objects[:, None])
     expected = intensity(waves) + AMPLITUDE_EPS
     if experiment.likelihood == 'poisson':
@@ -108,14 +108,14 @@ def residual_of(
     return Residual(change, probes, objects, ramps, expected)
 
 
-def object_change(residual: Residual, corners: Tensor, shape: tuple[int, int]) -> Tensor:
+def object_change(residual: Residual, patch_origins: Tensor, shape: tuple[int, int]) -> Tensor:
     """What a batch says about the object: ``sum_jm conj(P_jm) chi_jm`` placed on the canvas, ``(h, w)`` complex."""
-    return merge((residual.probes.conj() * residual.change).sum(dim=1)[None], corners[None], shape)[0]
+    return merge((residual.probes.conj() * residual.change).sum(dim=1)[None], patch_origins[None], shape)[0]
 
 
-def photons_of(probes: Tensor, corners: Tensor, shape: tuple[int, int]) -> Tensor:
+def photons_of(probes: Tensor, patch_origins: Tensor, shape: tuple[int, int]) -> Tensor:
     """Photons with which a batch's probes, ``(C, M, H, W)`` complex, light the canvas, ``(h, w)`` real."""
-    return merge(power(probes)[None], corners[None], shape)[0]
+    return merge(power(probes)[None], patch_origins[None], shape)[0]
 
 
 def returned_spectra(residual: Residual, phase: Tensor) -> Tensor:

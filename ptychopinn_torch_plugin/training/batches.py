@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..compat.container import PtychoDataContainerTorch
 from ..config import DataConfig
-from ..data.container import PtychoDataContainerTorch
 from ..data.grouping import compact_windows, draw_groups
+from ..data.tensors import ScanTensors
 from ..physics.forward import Frames
-from ..tensors import ScanTensors
 
 CANVAS_MULTIPLE = 8
 """Canvas sides are rounded up to this: fewer different sizes, and fast Fourier lengths."""
@@ -55,7 +55,7 @@ class _Canvases:
         return Frames(
             amplitudes=torch.cat([part.amplitudes for part in parts]),
             probes=torch.cat([part.probes for part in parts]),
-            corners=torch.cat([part.corners for part in parts]),
+            patch_origins=torch.cat([part.patch_origins for part in parts]),
             good_pixels=self._tensors.good_pixels,
         )
 

@@ -17,9 +17,9 @@ from ..errors import TrainingError
 from ..observer import Observer
 from ..types import LossRecord
 from .batches import Batch, TrainingBatches
-from .course import Course, Judge, Weights
 from .module import VALIDATION_LOSS
 from .precision import ScaledPrecision
+from .state import Course, Judge, Weights
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..persistence import MODEL_SUFFIX
+from ..storage.model_file import MODEL_SUFFIX
 
 CHECKPOINT_FOLDER = 'checkpoints'
 _PREFIX = 'epoch-'

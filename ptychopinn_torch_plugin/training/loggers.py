@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..dependencies import missing
-from ..files import write_atomically
+from ..storage.atomic import write_atomically
 from ..types import LossRecord
-from .picture import encode_png
+from .preview import encode_png
 
 LOG_FOLDER = 'training_log'
 CSV_FILE = 'metrics.csv'

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import TrainingError
-from ..model.registry import build_generator
+from ..models.registry import build_generator
 from .batches import Batch
-from .objective import pinn_training_loss, pinn_validation_loss, supervised_loss
+from .losses import pinn_training_loss, pinn_validation_loss, supervised_loss
 from .precision import lower_convolutions
 from .schedules import Schedule, lightning_form, make_optimizer, make_schedule
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import ConfigurationError
-from ..model.blocks import ConvBlock, UNet
+from ..models.unet import ConvBlock, UNet
 
 DTYPES = {'bf16': torch.bfloat16, '16': torch.float16}
 CONVOLUTIONAL = (UNet, ConvBlock, nn.Conv2d, nn.ConvTranspose2d)

@@ -27,11 +27,11 @@ from torch import Tensor
 from ..config import Config
 from ..data.scan import RawScan
 from ..errors import ConfigurationError
-from ..files import write_atomically
-from ..persistence import LossEntry
+from ..storage.atomic import write_atomically
+from ..storage.model_file import LossEntry
 from ..types import LossRecord
-from .course import Course, Weights
 from .schedules import Schedule, depends_on_length
+from .state import Course, Weights
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..config import Config
-from ..data.probe import prepared
+from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
-from ..data.subset import subsampled
-from ..devices import select_device, use_threads
+from ..data.subsampling import select_subsample
+from ..data.tensors import ScanTensors
+from ..engines.devices import select_device, use_threads
 from ..errors import ConfigurationError, InputError, TrainingError
 from ..observer import Observer, SilentObserver
-from ..persistence import (
+from ..storage.model_file import (
     BACKEND,
     FORMAT_VERSION,
     MODEL_FILE,
@@ -34,18 +35,17 @@ from ..persistence import (
     package_versions,
     save_model,
 )
-from ..tensors import ScanTensors
 from ..types import LossRecord
+from .calibration import Unknowns, UnknownsCallback, first_probe, learns_unknowns
 from .callbacks import CourseCallback, EpochCallback, GradientCallback, LoaderCallback, RestoreCallback
 from .checkpoints import Checkpoints
-from .course import Course, Judge, Weights
-from .datamodule import PtychoPINNDataModule, trained_scans
+from .data import PtychoPINNDataModule, trained_scans
 from .loggers import Ending, Image, open_log
 from .module import PtychoPINNModule
-from .picture import draw_scan
 from .precision import make_precision
+from .preview import draw_scan
 from .resume import Fingerprint, Machinery, capture, find_state, remove_state, restore, restore_module, write_state
-from .unknowns import Unknowns, UnknownsCallback, first_probe, learns_unknowns
+from .state import Course, Judge, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
     observer = observer or SilentObserver()
     use_threads(config.training.threads)
     scans = [
-        prepared(subsampled(scan, config.data.subsample, config.data.subsample_seed), config.probe) for scan in scans
+        prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
+        for scan in scans
     ]
     with _algorithms(deterministic=config.execution.deterministic):
         run = _Run(scans, config, output_folder, observer)

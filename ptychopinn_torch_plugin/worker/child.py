@@ -204,13 +204,13 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
 
         train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
     elif job.kind == 'refine':
-        from ..reconstruction import refine
+        from ..engines.pipeline import refine
 
         (scan,) = read_scans(job.folder)
         _hand_over(job, refine(scan, job.config, observer))
     else:
-        from ..persistence import load_model
-        from ..reconstruction import reconstruct
+        from ..engines.pipeline import reconstruct
+        from ..storage.model_file import load_model
 
         (scan,) = read_scans(job.folder)
         model = load_model(_required(job.model_file, 'model file'))
@@ -221,7 +221,7 @@ def _hand_over(job: Job, reconstruction: Reconstruction) -> None:
     """Leave the result in the job's folder, and its judgement beside the product where there is a folder for it."""
     write_result(job.folder, reconstruction)
     if job.output_folder is not None:
-        from ..judgement.output import write_judgement
+        from ..metrics.output import write_judgement
 
         write_judgement(job.output_folder, reconstruction, job.pixel_m)
 

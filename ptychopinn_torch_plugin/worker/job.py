@@ -24,8 +24,8 @@ import numpy.typing as npt
 from ..config import Config
 from ..data.scan import RawScan
 from ..errors import ConfigurationError, WorkerError
-from ..files import is_abandoned, writer_tag
-from ..types import Judgement, LossRecord, Reconstruction, RingCorrelation
+from ..storage.atomic import is_abandoned, writer_tag
+from ..types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +169,13 @@ def read_result(folder: Path) -> Reconstruction:
     return Reconstruction(**values)
 
 
-def _read_judgement(folder: Path) -> Judgement | None:
+def _read_judgement(folder: Path) -> ReconstructionMetrics | None:
     if not folder.is_dir():
         return None
     values = _read_record(folder, _JUDGEMENT, mapped=frozenset())
     if (folder / _RINGS).is_dir():
-        values['rings'] = RingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
-    return Judgement(**values)
+        values['rings'] = FourierRingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
+    return ReconstructionMetrics(**values)
 
 
 def read_preview(path: Path) -> npt.NDArray[np.complex64] | None:
@@ -195,7 +195,9 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else Path(path).resolve()
 
 
-def _write_record(folder: Path, name: str, record: RawScan | Reconstruction | Judgement | RingCorrelation) -> None:
+def _write_record(
+    folder: Path, name: str, record: RawScan | Reconstruction | ReconstructionMetrics | FourierRingCorrelation
+) -> None:
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     arrays = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
     plain = {key: value for key, value in values.items() if key not in arrays}

@@ -9,10 +9,10 @@ nor Lightning; without them every function that computes raises
 
 from __future__ import annotations
 
-from .bundle import load_inference_bundle_torch, save_inference_bundle_torch
-from .containers import Data, ensure_container
-from .run import reassemble_cdi_image_torch, run_cdi_example_torch, train_cdi_model_torch
-from .run import train_with_lightning as _train_with_lightning
+from ..compat.bundle import load_inference_bundle_torch, save_inference_bundle_torch
+from ..compat.ensure_container import Data, ensure_container
+from ..compat.workflow_functions import reassemble_cdi_image_torch, run_cdi_example_torch, train_cdi_model_torch
+from ..compat.workflow_functions import train_with_lightning as _train_with_lightning
 
 _ensure_container = ensure_container
 """PtychoPINN's name of :func:`ensure_container`."""

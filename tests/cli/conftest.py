@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from ptychopinn_torch_plugin.cli import main
-from ptychopinn_torch_plugin.data.npz import write_training_npz
+from ptychopinn_torch_plugin.data.io.npz import write_training_npz
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
-
-from ..scans import make_scan
+from tests.helpers.scans import make_scan
 
 Command = Callable[[Sequence[object]], int]
 JsonCommand = Callable[[Sequence[object]], dict[str, Any]]

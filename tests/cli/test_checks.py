@@ -17,9 +17,9 @@ import pytest
 from ptychopinn_torch_plugin import doctor
 from ptychopinn_torch_plugin.cli import main
 from ptychopinn_torch_plugin.cli.codes import MEANINGS, ExitCode, exit_code_of
-from ptychopinn_torch_plugin.cli.outcome import Outcome, plain, report
+from ptychopinn_torch_plugin.cli.result import Outcome, plain, report
 from ptychopinn_torch_plugin.cli.terminal import listening
-from ptychopinn_torch_plugin.demo import run as demo_run
+from ptychopinn_torch_plugin.demo import demonstration as demo_run
 from ptychopinn_torch_plugin.doctor import Check
 from ptychopinn_torch_plugin.errors import MissingDependencyError, PtychoPINNError, TrainingError
 

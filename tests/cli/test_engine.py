@@ -18,10 +18,10 @@ import pytest
 from ptychodus.api.io import load_product
 
 from ptychopinn_torch_plugin.cli import commands
-from ptychopinn_torch_plugin.data.npz import write_training_npz
-from ptychopinn_torch_plugin.persistence import load_model, read_model_header
+from ptychopinn_torch_plugin.data.io.npz import write_training_npz
+from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
+from tests.helpers.scans import make_scan
 
-from ..scans import make_scan
 from .conftest import QUICK, REFINE, Command, JsonCommand
 
 

@@ -13,13 +13,13 @@ import pytest
 from ptychodus.api.io import load_diffraction_data, load_product, save_ptychopinn_training_data
 
 from ptychopinn_torch_plugin.config import Config
-from ptychopinn_torch_plugin.data.npz import read_training_npz, write_training_npz
+from ptychopinn_torch_plugin.data.io.npz import read_training_npz, write_training_npz
+from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder, read_workflow_folder
 from ptychopinn_torch_plugin.data.scan import RawScan
-from ptychopinn_torch_plugin.data.workflow import load_workflow_folder, read_workflow_folder
-from ptychopinn_torch_plugin.persistence import save_model
+from ptychopinn_torch_plugin.storage.model_file import save_model
+from tests.helpers.models import untrained_model
+from tests.helpers.scans import make_scan
 
-from ..models import untrained_model
-from ..scans import make_scan
 from .conftest import Command, JsonCommand
 
 STAR = Path(__file__).parents[3] / 'shared' / 'data' / 'siemens-star'

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptychodus.api.probe import ProbeGeometry
 
-from ptychopinn_torch_plugin.data import checks
-from ptychopinn_torch_plugin.data.scan import RawScan, frames_of, make_raw_scan
+from ptychopinn_torch_plugin.data import validation as checks
+from ptychopinn_torch_plugin.data.scan import RawScan, make_raw_scan, patch_bounds
 from ptychopinn_torch_plugin.errors import InputError
 
 
@@ -210,12 +210,12 @@ def test_a_stack_of_one_layer_is_squeezed() -> None:
 def test_without_a_grid_one_is_made_that_just_holds_all_patches(offset: tuple[float, float]) -> None:
     positions = parts()['positions'] + offset
     scan = build(object_shape=None, positions=positions)
-    corners, remainders = frames_of(scan.positions, scan.pattern_shape)
-    assert corners.min(axis=0).tolist() == [0, 0]
-    assert (corners.max(axis=0) + scan.pattern_shape).tolist() == list(scan.object_shape)
+    patch_origins, subpixel_shifts = patch_bounds(scan.positions, scan.pattern_shape)
+    assert patch_origins.min(axis=0).tolist() == [0, 0]
+    assert (patch_origins.max(axis=0) + scan.pattern_shape).tolist() == list(scan.object_shape)
     shift = positions - scan.positions
     assert np.allclose(shift, np.round(shift[0]), atol=1e-9)
-    assert np.allclose(remainders, frames_of(positions, scan.pattern_shape)[1], atol=1e-9)
+    assert np.allclose(subpixel_shifts, patch_bounds(positions, scan.pattern_shape)[1], atol=1e-9)
 
 
 def test_patches_may_reach_over_the_edge() -> None:
@@ -231,16 +231,16 @@ offsets = st.floats(min_value=0.0, max_value=5000.0, allow_nan=False)
 def test_frames_are_those_of_the_host(height: int, width: int, dy: float, dx: float) -> None:
     y, x = (height - 1) / 2 + dy, (width - 1) / 2 + dx
     bounds = ProbeGeometry(width, height, 1.0, 1.0).resolve_patch_bounds(x, y)
-    corners, remainders = frames_of(np.array([[y, x]]), (height, width))
-    assert corners.tolist() == [[bounds.y_slice.start, bounds.x_slice.start]]
-    assert remainders.tolist() == [[bounds.dy, bounds.dx]]
+    patch_origins, subpixel_shifts = patch_bounds(np.array([[y, x]]), (height, width))
+    assert patch_origins.tolist() == [[bounds.y_slice.start, bounds.x_slice.start]]
+    assert subpixel_shifts.tolist() == [[bounds.dy, bounds.dx]]
 
 
 @settings(max_examples=200, deadline=None)
 @given(side=sides, centre=st.floats(min_value=-1e6, max_value=1e6, allow_nan=False))
 def test_remainders_lie_in_the_unit_interval_everywhere(side: int, centre: float) -> None:
-    corners, remainders = frames_of(np.array([[centre, centre]]), (side, side))
-    assert corners.dtype == np.int64
-    assert (remainders >= 0).all()
-    assert (remainders < 1).all()
-    assert np.allclose(corners + (side - 1) / 2 + remainders, centre, atol=1e-9)
+    patch_origins, subpixel_shifts = patch_bounds(np.array([[centre, centre]]), (side, side))
+    assert patch_origins.dtype == np.int64
+    assert (subpixel_shifts >= 0).all()
+    assert (subpixel_shifts < 1).all()
+    assert np.allclose(patch_origins + (side - 1) / 2 + subpixel_shifts, centre, atol=1e-9)

@@ -18,10 +18,10 @@ from ptychodus.api.object import Object
 from ptychodus.api.product import Product
 from ptychodus.model import ModelCore
 
-from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
+from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
 from ptychopinn_torch_plugin.demo.simulate import TRUTH_FILE, ScanPlan, simulate_scan
-from ptychopinn_torch_plugin.judgement import compare_with_truth, r_factor
-from ptychopinn_torch_plugin.persistence import read_model_header
+from ptychopinn_torch_plugin.metrics import compare_with_truth, r_factor
+from ptychopinn_torch_plugin.storage.model_file import read_model_header
 
 QUICK = {
     'PtychoPINNPyTorchData': {'group_size': '16', 'neighbor_count': '20'},

@@ -16,8 +16,8 @@ from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import TrainableReconstructor
 
 from ptychopinn_torch_plugin.errors import ModelFileError, ModelNotLoadedError
-from ptychopinn_torch_plugin.judgement import r_factor
-from ptychopinn_torch_plugin.persistence import read_model_header
+from ptychopinn_torch_plugin.metrics import r_factor
+from ptychopinn_torch_plugin.storage.model_file import read_model_header
 
 from .conftest import TrainedWindow
 from .window import PINN, QUICK, SUPERVISED, PtychodusWindow, worker_processes

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_torch_plugin.config import parse_config
-from ptychopinn_torch_plugin.persistence import HEADER_KEY, save_model
-from tests.models import untrained_model
-from tests.scans import curved_probe
+from ptychopinn_torch_plugin.storage.model_file import HEADER_KEY, save_model
+from tests.helpers.models import untrained_model
+from tests.helpers.scans import curved_probe
 
 Table = dict[str, Any]
 

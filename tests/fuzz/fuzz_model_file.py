@@ -22,9 +22,9 @@ import atheris
 with atheris.instrument_imports(
     include=['ptychopinn_torch_plugin', 'json', 'zipfile', 'numpy.lib'], enable_loader_override=False
 ):
-    import ptychopinn_torch_plugin.data.npz
-    import ptychopinn_torch_plugin.persistence
-    import ptychopinn_torch_plugin.tensorfile  # noqa: F401 - instrumented here
+    import ptychopinn_torch_plugin.data.io.npz
+    import ptychopinn_torch_plugin.storage.model_file
+    import ptychopinn_torch_plugin.storage.tensor_file  # noqa: F401 - instrumented here
 
 from tests.fuzz import corpus
 from tests.fuzz.mutations import read_model, read_scan

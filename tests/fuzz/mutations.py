@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptychopinn_torch_plugin.data.npz import read_training_npz
+from ptychopinn_torch_plugin.data.io.npz import read_training_npz
 from ptychopinn_torch_plugin.errors import PtychoPINNError
-from ptychopinn_torch_plugin.persistence import load_model, read_model_header
+from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 
 MAX_MESSAGE_CHARS = 1500
 _TELLING = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_torch_plugin import persistence
 from ptychopinn_torch_plugin.config import Config
+from ptychopinn_torch_plugin.storage import model_file as persistence
 from ptychopinn_torch_plugin.types import LossRecord, Reconstruction
 from ptychopinn_torch_plugin.worker.job import Job, read_scans, write_result
 from ptychopinn_torch_plugin.worker.messages import Finished, Message, Progress

@@ -13,9 +13,9 @@ from ptychodus.api.exit_codes import ExitCode
 from ptychodus.api.io import load_product
 from ptychodus.model import ModelCore
 
-from ptychopinn_torch_plugin.data.workflow import load_workflow_folder
+from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
-from ptychopinn_torch_plugin.judgement import r_factor
+from ptychopinn_torch_plugin.metrics import r_factor
 
 
 @pytest.fixture(scope='module')

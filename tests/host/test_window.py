@@ -223,7 +223,7 @@ from ptychodus.controller import ControllerCore
 from ptychodus.model import ModelCore
 from ptychodus.view import ViewCore
 from ptychopinn_torch_plugin.host.panel import PtychoPINNViewControllerFactory as Factory
-from ptychopinn_torch_plugin.host.plugin import PtychoPINNPyTorchPlugin
+from ptychopinn_torch_plugin.host.entry_point import PtychoPINNPyTorchPlugin
 
 def create(self, library, file_dialog_factory):
     factory = Factory(library)

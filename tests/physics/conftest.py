@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ptychopinn_torch_plugin.data.scan import frames_of
+from ptychopinn_torch_plugin.data.scan import patch_bounds
 from ptychopinn_torch_plugin.physics.probe import probes_at
 
 
@@ -18,9 +18,9 @@ class Setup(NamedTuple):
 
     canvas: Tensor
     probe: Tensor
-    remainders: Tensor
+    subpixel_shifts: Tensor
     probes: Tensor
-    corners: Tensor
+    patch_origins: Tensor
 
 
 def sides(array: Tensor) -> tuple[int, int]:
@@ -42,14 +42,14 @@ def make_setup(shape: tuple[int, int], modes: int = 2, positions: int = 5, seed:
         ],
         axis=1,
     )
-    corners, remainders = frames_of(centres, shape)
+    patch_origins, subpixel_shifts = patch_bounds(centres, shape)
     probe = complex_normal(modes, *shape)
     return Setup(
         canvas=complex_normal(1, *canvas_shape),
         probe=probe,
-        remainders=torch.from_numpy(remainders)[None],
-        probes=probes_at(probe, torch.from_numpy(remainders)[None]),
-        corners=torch.from_numpy(corners)[None],
+        subpixel_shifts=torch.from_numpy(subpixel_shifts)[None],
+        probes=probes_at(probe, torch.from_numpy(subpixel_shifts)[None]),
+        patch_origins=torch.from_numpy(patch_origins)[None],
     )
 
 

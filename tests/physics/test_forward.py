@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.data.product import fresnel_numbers_of
-from ptychopinn_torch_plugin.data.scan import frames_of
+from ptychopinn_torch_plugin.data.io.product import fresnel_numbers_of
+from ptychopinn_torch_plugin.data.scan import patch_bounds
 from ptychopinn_torch_plugin.physics.forward import Frames, amplitude_descent, exit_waves, simulate, simulate_adjoint
-from ptychopinn_torch_plugin.physics.likelihood import DEVIANCES
+from ptychopinn_torch_plugin.physics.noise_models import DEVIANCES
 from ptychopinn_torch_plugin.physics.probe import probes_at
 from ptychopinn_torch_plugin.physics.propagation import propagate, quadratic_phase
 
@@ -21,9 +21,9 @@ def complex_like(tensor: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def test_adjoint_of_the_linear_part(setup: Setup) -> None:
-    waves = propagate(exit_waves(setup.canvas, setup.probes, setup.corners))
+    waves = propagate(exit_waves(setup.canvas, setup.probes, setup.patch_origins))
     other = complex_like(waves, 3)
-    back = simulate_adjoint(other, setup.probes, setup.corners, sides(setup.canvas))
+    back = simulate_adjoint(other, setup.probes, setup.patch_origins, sides(setup.canvas))
     left = torch.vdot(other.flatten(), waves.flatten())
     right = torch.vdot(back.flatten(), setup.canvas.flatten())
     torch.testing.assert_close(left, right, rtol=1e-12, atol=0)
@@ -31,17 +31,17 @@ def test_adjoint_of_the_linear_part(setup: Setup) -> None:
 
 def test_power_is_conserved(setup: Setup) -> None:
     flat = torch.ones_like(setup.canvas)
-    counts = simulate(flat, setup.probes, setup.corners)
+    counts = simulate(flat, setup.probes, setup.patch_origins)
     power = setup.probes.abs().square().sum(dim=(2, 3, 4))
     torch.testing.assert_close(counts.sum(dim=(-2, -1)), power, rtol=1e-12, atol=0)
 
 
 def test_descent_is_half_the_negative_gradient(setup: Setup) -> None:
-    measured = simulate(complex_like(setup.canvas, 4), setup.probes, setup.corners).sqrt()
+    measured = simulate(complex_like(setup.canvas, 4), setup.probes, setup.patch_origins).sqrt()
     good = (torch.rand(measured.shape[-2:], generator=torch.Generator().manual_seed(5)) > 0.2).double()
-    frames = Frames(measured, setup.probes, setup.corners, good)
+    frames = Frames(measured, setup.probes, setup.patch_origins, good)
     canvas = setup.canvas.clone().requires_grad_()
-    model = simulate(canvas, setup.probes, setup.corners).sqrt()
+    model = simulate(canvas, setup.probes, setup.patch_origins).sqrt()
     (gradient,) = torch.autograd.grad(((model - measured).square() * good).sum(), canvas)
     descent = amplitude_descent(setup.canvas, frames).direction
     torch.testing.assert_close(descent, -gradient / 2, rtol=1e-8, atol=1e-8)
@@ -50,27 +50,27 @@ def test_descent_is_half_the_negative_gradient(setup: Setup) -> None:
 @pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
 def test_gradcheck_of_object_probe_and_positions(likelihood: str) -> None:
     setup = make_setup((5, 6), modes=2, positions=2)
-    measured = simulate(complex_like(setup.canvas, 6), setup.probes, setup.corners).sqrt()
+    measured = simulate(complex_like(setup.canvas, 6), setup.probes, setup.patch_origins).sqrt()
     measured[..., 1, 2:4] = 0.0  # pixels that caught no photon
     good = torch.ones(measured.shape[-2:], dtype=torch.float64)
 
-    def deviance(canvas: torch.Tensor, probe: torch.Tensor, remainders: torch.Tensor) -> torch.Tensor:
-        model = simulate(canvas, probes_at(probe, remainders), setup.corners).sqrt()
+    def deviance(canvas: torch.Tensor, probe: torch.Tensor, subpixel_shifts: torch.Tensor) -> torch.Tensor:
+        model = simulate(canvas, probes_at(probe, subpixel_shifts), setup.patch_origins).sqrt()
         return DEVIANCES[likelihood](model, measured, good)
 
-    inputs = (setup.canvas[..., :, :], setup.probe, setup.remainders)
+    inputs = (setup.canvas[..., :, :], setup.probe, setup.subpixel_shifts)
     assert torch.autograd.gradcheck(deviance, tuple(x.detach().clone().requires_grad_() for x in inputs), eps=1e-6)
 
 
 def test_bad_pixels_have_no_say() -> None:
     setup = make_setup((16, 16))
-    measured = simulate(setup.canvas, setup.probes, setup.corners).sqrt()
+    measured = simulate(setup.canvas, setup.probes, setup.patch_origins).sqrt()
     good = torch.ones(16, 16, dtype=torch.float64)
     good[3, 5:9] = 0
     spoiled = measured.clone()
     spoiled[..., 3, 5:9] = 1e6
     for amplitudes in (measured, spoiled):
-        frames = Frames(amplitudes, setup.probes, setup.corners, good)
+        frames = Frames(amplitudes, setup.probes, setup.patch_origins, good)
         assert float(amplitude_descent(setup.canvas, frames).direction.abs().max()) < 1e-9
         for deviance in DEVIANCES.values():
             assert float(deviance(measured, amplitudes, good)) < 1e-3
@@ -91,7 +91,7 @@ def test_agreement_with_the_host(shape: tuple[int, int], dtype: torch.dtype, tol
     """Ptychodus' simulator, its scale factor undone: mixed states, subpixel positions, any size."""
     from ptychodus.api.simulate.diffraction import generate_diffraction_data
 
-    from tests.products import random_product
+    from tests.helpers.products import random_product
 
     product = random_product(shape, modes=3, positions=6, seed=1)
     data = generate_diffraction_data(product)
@@ -106,13 +106,13 @@ def test_agreement_with_the_host(shape: tuple[int, int], dtype: torch.dtype, tol
         ],
         axis=1,
     ).astype(np.float64)
-    corners, remainders = frames_of(positions, shape)
+    patch_origins, subpixel_shifts = patch_bounds(positions, shape)
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     probe = torch.from_numpy(product.probes.get_probe_no_opr().get_array()).to(complex_dtype)
     phase = quadratic_phase(fresnel_numbers_of(product), shape).to(complex_dtype)
-    probes = probes_at(probe, torch.from_numpy(remainders).to(dtype)[None], phase)
+    probes = probes_at(probe, torch.from_numpy(subpixel_shifts).to(dtype)[None], phase)
     canvas = torch.from_numpy(product.object_.get_layer(0))[None].to(complex_dtype)
-    counts = torch.fft.fftshift(simulate(canvas, probes, torch.from_numpy(corners)[None])[0], dim=(-2, -1))
+    counts = torch.fft.fftshift(simulate(canvas, probes, torch.from_numpy(patch_origins)[None])[0], dim=(-2, -1))
 
     error = np.abs(counts.double().numpy() - reference).max() / reference.max()
     assert error < tolerance
@@ -120,7 +120,7 @@ def test_agreement_with_the_host(shape: tuple[int, int], dtype: torch.dtype, tol
 
 def test_the_quadratic_phase_is_not_nothing() -> None:
     """Guards the agreement test: without the phase the host's patterns are missed by far more than the tolerance."""
-    from tests.products import random_product
+    from tests.helpers.products import random_product
 
     numbers = fresnel_numbers_of(random_product((32, 32), modes=1, positions=2, seed=1))
     assert float(torch.angle(quadratic_phase(numbers, (32, 32))).abs().max()) > 1e-2

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ptychopinn_torch_plugin.data.product import fresnel_numbers_of, scan_from_reconstruct_input
-from ptychopinn_torch_plugin.data.scan import frames_of
+from ptychopinn_torch_plugin.data.io.product import fresnel_numbers_of, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.scan import patch_bounds
 from ptychopinn_torch_plugin.physics.forward import simulate
-from ptychopinn_torch_plugin.physics.likelihood import poisson_cost
+from ptychopinn_torch_plugin.physics.noise_models import poisson_cost
 from ptychopinn_torch_plugin.physics.probe import probes_at
 from ptychopinn_torch_plugin.physics.propagation import quadratic_phase
 from ptychopinn_torch_plugin.physics.residual import (
@@ -41,16 +41,16 @@ def experiment_of(setup: Setup, likelihood: str) -> tuple[Batch, Experiment]:
     """Patterns of another object, a mask, a quadratic phase."""
     shape = sides(setup.probe)
     phase = quadratic_phase((2e-3, 3e-3), shape)
-    probes = probes_at(setup.probe, setup.remainders, phase)
-    measured = simulate(complex_like(setup.canvas, 4), probes, setup.corners).sqrt()[0]
+    probes = probes_at(setup.probe, setup.subpixel_shifts, phase)
+    measured = simulate(complex_like(setup.canvas, 4), probes, setup.patch_origins).sqrt()[0]
     good = (torch.rand(shape, generator=torch.Generator().manual_seed(5)) > 0.2).double()
-    return Batch(measured, setup.corners[0], setup.remainders[0]), Experiment(good, phase, likelihood)
+    return Batch(measured, setup.patch_origins[0], setup.subpixel_shifts[0]), Experiment(good, phase, likelihood)
 
 
-def misfit(canvas: Tensor, probe: Tensor, remainders: Tensor, batch: Batch, experiment: Experiment) -> Tensor:
+def misfit(canvas: Tensor, probe: Tensor, subpixel_shifts: Tensor, batch: Batch, experiment: Experiment) -> Tensor:
     """What the residual is half the negative gradient of."""
-    probes = probes_at(probe, remainders[None], experiment.phase)
-    expected = simulate(canvas[None], probes, batch.corners[None])[0]
+    probes = probes_at(probe, subpixel_shifts[None], experiment.phase)
+    expected = simulate(canvas[None], probes, batch.patch_origins[None])[0]
     counts = batch.amplitudes.square()
     if experiment.likelihood == 'poisson':
         # The weight (n - I) / (2 (I + floor)) on psi belongs to this function of I.
@@ -67,11 +67,11 @@ def test_object_and_probe_directions_are_half_the_negative_gradients(shape: tupl
     setup = make_setup(shape)
     batch, experiment = experiment_of(setup, likelihood)
     canvas, probe = setup.canvas[0].clone().requires_grad_(), setup.probe.clone().requires_grad_()
-    value = misfit(canvas, probe, batch.remainders, batch, experiment)
+    value = misfit(canvas, probe, batch.subpixel_shifts, batch, experiment)
     of_object, of_probe = torch.autograd.grad(value, (canvas, probe))
     residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
-    direction = object_change(residual, batch.corners, sides(setup.canvas))
-    light = photons_of(residual.probes, batch.corners, sides(setup.canvas))
+    direction = object_change(residual, batch.patch_origins, sides(setup.canvas))
+    light = photons_of(residual.probes, batch.patch_origins, sides(setup.canvas))
     spectrum = returned_spectra(residual, experiment.phase).sum(dim=0)
     torch.testing.assert_close(direction, -of_object / 2, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(torch.fft.ifft2(spectrum), -of_probe / 2, rtol=1e-8, atol=1e-8)
@@ -83,9 +83,9 @@ def test_object_and_probe_directions_are_half_the_negative_gradients(shape: tupl
 def test_position_gradients_are_half_the_negative_gradients(shape: tuple[int, int], likelihood: str) -> None:
     setup = make_setup(shape, positions=3)
     batch, experiment = experiment_of(setup, likelihood)
-    remainders = batch.remainders.clone().requires_grad_()
-    value = misfit(setup.canvas[0], setup.probe, remainders, batch, experiment)
-    (expected,) = torch.autograd.grad(value, remainders)
+    subpixel_shifts = batch.subpixel_shifts.clone().requires_grad_()
+    value = misfit(setup.canvas[0], setup.probe, subpixel_shifts, batch, experiment)
+    (expected,) = torch.autograd.grad(value, subpixel_shifts)
     residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
     found = position_gradient(returned_spectra(residual, experiment.phase), setup.probe)
     torch.testing.assert_close(found, -expected / 2, rtol=1e-8, atol=1e-8)
@@ -96,15 +96,15 @@ def test_position_steps_solve_the_normal_equations(shape: tuple[int, int]) -> No
     """At half a pixel, gradient and Gauss-Newton matrix by autograd give the same step."""
     setup = make_setup(shape, positions=3)
     batch, experiment = experiment_of(setup, 'amplitude')
-    batch = batch._replace(remainders=torch.full_like(batch.remainders, 0.5))
+    batch = batch._replace(subpixel_shifts=torch.full_like(batch.subpixel_shifts, 0.5))
     residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
     steps = position_change(residual, returned_spectra(residual, experiment.phase), setup.probe)
 
-    def exits(remainders: Tensor) -> Tensor:
-        probes = probes_at(setup.probe, remainders, experiment.phase)
+    def exits(subpixel_shifts: Tensor) -> Tensor:
+        probes = probes_at(setup.probe, subpixel_shifts, experiment.phase)
         return torch.view_as_real(probes * residual.objects[:, None])
 
-    slopes: Tensor = torch.autograd.functional.jacobian(exits, batch.remainders)  # type: ignore[no-untyped-call]
+    slopes: Tensor = torch.autograd.functional.jacobian(exits, batch.subpixel_shifts)  # type: ignore[no-untyped-call]
     change = torch.view_as_real(residual.change)
     for index, step in enumerate(steps):
         slope = slopes[index, ..., index, :].flatten(0, -2)  # (values, 2)
@@ -119,13 +119,13 @@ def test_gradcheck_of_every_refined_quantity() -> None:
     setup = make_setup((6, 7), modes=2, positions=2)
     batch, experiment = experiment_of(setup, 'amplitude')
 
-    def counts(canvas: Tensor, probe: Tensor, remainders: Tensor, scales: Tensor) -> Tensor:
-        probes = probes_at(probe, remainders[None], experiment.phase)
-        return simulate(canvas[None], probes, batch.corners[None])[0] * scales[:, None, None]
+    def counts(canvas: Tensor, probe: Tensor, subpixel_shifts: Tensor, scales: Tensor) -> Tensor:
+        probes = probes_at(probe, subpixel_shifts[None], experiment.phase)
+        return simulate(canvas[None], probes, batch.patch_origins[None])[0] * scales[:, None, None]
 
     scales = torch.tensor([0.8, 1.3], dtype=torch.float64)
     unknowns = [
-        tensor.clone().requires_grad_() for tensor in (setup.canvas[0], setup.probe, batch.remainders[:2], scales)
+        tensor.clone().requires_grad_() for tensor in (setup.canvas[0], setup.probe, batch.subpixel_shifts[:2], scales)
     ]
     assert torch.autograd.gradcheck(counts, unknowns)
 
@@ -145,17 +145,17 @@ def test_frame_scales_are_where_the_poisson_likelihood_is_best() -> None:
 
 def test_position_steps_find_a_small_displacement() -> None:
     setup = make_setup((32, 32), modes=1, positions=4)
-    moved = setup.remainders + 0.01 * torch.tensor([[[1.0, -2.0], [0.5, 1.0], [-1.0, 0.0], [0.0, 2.0]]])
-    measured = simulate(setup.canvas, probes_at(setup.probe, moved), setup.corners).sqrt()[0]
+    moved = setup.subpixel_shifts + 0.01 * torch.tensor([[[1.0, -2.0], [0.5, 1.0], [-1.0, 0.0], [0.0, 2.0]]])
+    measured = simulate(setup.canvas, probes_at(setup.probe, moved), setup.patch_origins).sqrt()[0]
     experiment = Experiment(
         torch.ones(32, 32, dtype=torch.float64), torch.ones(32, 32, dtype=torch.complex128), 'amplitude'
     )
-    remainders = setup.remainders[0].clone()
+    subpixel_shifts = setup.subpixel_shifts[0].clone()
     for _ in range(12):
-        batch = Batch(measured, setup.corners[0], remainders)
+        batch = Batch(measured, setup.patch_origins[0], subpixel_shifts)
         residual = residual_of(setup.canvas[0], setup.probe, batch, experiment)
-        remainders += position_change(residual, returned_spectra(residual, experiment.phase), setup.probe)
-    torch.testing.assert_close(remainders, moved[0], atol=2e-4, rtol=0)
+        subpixel_shifts += position_change(residual, returned_spectra(residual, experiment.phase), setup.probe)
+    torch.testing.assert_close(subpixel_shifts, moved[0], atol=2e-4, rtol=0)
 
 
 def test_every_gradient_agrees_with_differences_of_the_host() -> None:
@@ -167,7 +167,7 @@ def test_every_gradient_agrees_with_differences_of_the_host() -> None:
     from ptychodus.api.reconstruct import ReconstructInput
     from ptychodus.api.simulate.diffraction import generate_diffraction_data
 
-    from tests.products import random_product
+    from tests.helpers.products import random_product
 
     shape = (16, 18)
     product = random_product(shape, modes=2, positions=4, seed=2)
@@ -181,25 +181,25 @@ def test_every_gradient_agrees_with_differences_of_the_host() -> None:
         return float(((np.sqrt(generate_diffraction_data(changed).get_patterns() * unitary) - amplitudes) ** 2).sum())
 
     scan = scan_from_reconstruct_input(ReconstructInput(measured, data.get_bad_pixels(), product))
-    corners, remainders = frames_of(scan.positions, shape)
+    patch_origins, subpixel_shifts = patch_bounds(scan.positions, shape)
     phase = quadratic_phase(fresnel_numbers_of(product), shape)
     batch = Batch(
         torch.from_numpy(np.fft.ifftshift(amplitudes, axes=(1, 2))),
-        torch.from_numpy(corners),
-        torch.from_numpy(remainders).requires_grad_(),
+        torch.from_numpy(patch_origins),
+        torch.from_numpy(subpixel_shifts).requires_grad_(),
     )
     experiment = Experiment(torch.ones(shape, dtype=torch.float64), phase, 'amplitude')
     canvas = torch.from_numpy(product.object_.get_layer(0)).requires_grad_()
     probe = torch.from_numpy(product.probes.get_probe_no_opr().get_array()).requires_grad_()
-    value = misfit(canvas, probe, batch.remainders, batch, experiment)
+    value = misfit(canvas, probe, batch.subpixel_shifts, batch, experiment)
     assert float(value.detach()) == pytest.approx(host_misfit(product), rel=1e-9)
-    gradients = torch.autograd.grad(value, (canvas, probe, batch.remainders))
+    gradients = torch.autograd.grad(value, (canvas, probe, batch.subpixel_shifts))
 
     rng = np.random.default_rng(8)
     step = 1e-6
     dobject = rng.standard_normal(canvas.shape) + 1j * rng.standard_normal(canvas.shape)
     dprobe = rng.standard_normal(probe.shape) + 1j * rng.standard_normal(probe.shape)
-    dposition = rng.standard_normal(batch.remainders.shape)
+    dposition = rng.standard_normal(batch.subpixel_shifts.shape)
 
     def with_object(sign: float) -> Product:
         old = product.object_

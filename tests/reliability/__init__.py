@@ -1,1 +1,1 @@
-"""Faults injected on purpose; see :mod:`tests.ledger`."""
+"""Faults injected on purpose; see :mod:`tests.helpers.fault_report`."""

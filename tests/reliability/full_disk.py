@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_torch_plugin.config import Config
-from ptychopinn_torch_plugin.data.npz import write_training_npz
-from ptychopinn_torch_plugin.data.output import write_product
+from ptychopinn_torch_plugin.data.io.npz import write_training_npz
+from ptychopinn_torch_plugin.data.io.output import write_product
 from ptychopinn_torch_plugin.data.scan import make_raw_scan
 from ptychopinn_torch_plugin.errors import OutputError
-from ptychopinn_torch_plugin.persistence import TrainedModel, save_model
+from ptychopinn_torch_plugin.storage.model_file import TrainedModel, save_model
+from tests.helpers.products import random_product
 from tests.host.fake_worker import make_header
-from tests.products import random_product
 
 
 def model(path: Path, side: int) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ptychopinn_torch_plugin import files
-from ptychopinn_torch_plugin.files import open_atomically, write_atomically
+from ptychopinn_torch_plugin.storage import atomic as files
+from ptychopinn_torch_plugin.storage.atomic import open_atomically, write_atomically
 
 OLD, NEW = b'old' * 100_000, b'new' * 100_000
 RANDOM_MOMENTS = 60

@@ -30,20 +30,20 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_torch_plugin.config import parse_config
-from ptychopinn_torch_plugin.data.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.io.product import product_from_reconstruction, scan_from_reconstruct_input
+from ptychopinn_torch_plugin.data.io.workflow_folder import read_workflow_folder
 from ptychopinn_torch_plugin.data.scan import RawScan, make_raw_scan
-from ptychopinn_torch_plugin.data.workflow import read_workflow_folder
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, PtychoPINNError
 from ptychopinn_torch_plugin.host import runs
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.host.settings import SECTIONS
-from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
 from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Reconstruction
-from tests.ledger import Ledger
-from tests.models import untrained_model
-from tests.products import random_product
-from tests.scans import curved_probe, make_scan
+from tests.helpers.fault_report import Ledger
+from tests.helpers.models import untrained_model
+from tests.helpers.products import random_product
+from tests.helpers.scans import curved_probe, make_scan
 
 NOTHING_STARTED = 'nothing was started'
 ALL_POSITIONS = 'the whole product, every position with its number'
@@ -228,7 +228,7 @@ def test_the_good_arrays_are_taken() -> None:
 def test_what_does_not_fit_into_memory_is_refused(
     fault: str, changes: dict[str, Any], memory: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
-    monkeypatch.setattr('ptychopinn_torch_plugin.data.checks.physical_memory', lambda: memory)
+    monkeypatch.setattr('ptychopinn_torch_plugin.data.validation.physical_memory', lambda: memory)
     given = parts(object_shape=None, **changes)
     given['positions'] = given['positions'][: len(given['counts'])]
     with pytest.raises(InputError, match='GiB of memory .this machine has') as caught:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from ptychopinn_torch_plugin import files
 from ptychopinn_torch_plugin.errors import OutputError
-from ptychopinn_torch_plugin.files import ABANDONED_S, open_atomically, sweep, write_atomically, writer_tag
-from tests.ledger import Ledger
+from ptychopinn_torch_plugin.storage import atomic as files
+from ptychopinn_torch_plugin.storage.atomic import ABANDONED_S, open_atomically, sweep, write_atomically, writer_tag
+from tests.helpers.fault_report import Ledger
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
-from tests.ledger import Ledger
+from tests.helpers.fault_report import Ledger
 
 ROOT = Path(__file__).parents[2]
 OURS = 'ptychopinn (pytorch)'

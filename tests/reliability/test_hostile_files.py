@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError
-from ptychopinn_torch_plugin.persistence import load_model, read_model_header
+from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutations, read_model, read_scan
-from tests.ledger import Ledger
+from tests.helpers.fault_report import Ledger
 
 MODEL_KEPT = 'the model loaded before'
 SCAN_KEPT = 'nothing was started'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import LARGEST_GROWTH, soak
-from tests.ledger import Ledger
+from tests.helpers.fault_report import Ledger
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.engines.memory import is_out_of_memory, with_smaller_batches
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.errors import MemoryLimitError
-from ptychopinn_torch_plugin.memory import is_out_of_memory, with_smaller_batches
 from ptychopinn_torch_plugin.observer import SilentObserver
-from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
-from ptychopinn_torch_plugin.tensors import ScanTensors
-from tests.ledger import Ledger
-from tests.models import untrained_model
-from tests.scans import make_scan
+from tests.helpers.fault_report import Ledger
+from tests.helpers.models import untrained_model
+from tests.helpers.scans import make_scan
 
 CONFIG = parse_config(
     {

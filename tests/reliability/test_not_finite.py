@@ -13,25 +13,25 @@ import torch
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput
 from ptychodus.api.settings import SettingsRegistry
 
-from ptychopinn_torch_plugin import reconstruction
 from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.engines import pipeline as reconstruction
+from ptychopinn_torch_plugin.engines.gradients import Unknowns
+from ptychopinn_torch_plugin.engines.network import Predictor
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
+from ptychopinn_torch_plugin.engines.solver import Listener, Solver
+from ptychopinn_torch_plugin.engines.stitching import Stitched
 from ptychopinn_torch_plugin.errors import ReconstructionError
 from ptychopinn_torch_plugin.host import runs
+from ptychopinn_torch_plugin.host.entry_point import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
-from ptychopinn_torch_plugin.host.plugin import HostRun
-from ptychopinn_torch_plugin.inference import Predictor
-from ptychopinn_torch_plugin.reconstruction import reconstruct, refine
-from ptychopinn_torch_plugin.refinement.solver import Listener, Solver
-from ptychopinn_torch_plugin.refinement.sweep import Unknowns
-from ptychopinn_torch_plugin.stitching import Stitched
 from ptychopinn_torch_plugin.types import LossRecord
 from ptychopinn_torch_plugin.worker.job import Job, read_result, write_result
 from ptychopinn_torch_plugin.worker.messages import Message, Preview
+from tests.helpers.fault_report import Ledger
+from tests.helpers.models import untrained_model
+from tests.helpers.scans import make_scan
 from tests.host.conftest import make_reconstruct_input
 from tests.host.fake_worker import FakeWorker, finish
-from tests.ledger import Ledger
-from tests.models import untrained_model
-from tests.scans import make_scan
 
 CONFIG = parse_config(
     {

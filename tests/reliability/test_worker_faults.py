@@ -14,19 +14,19 @@ import pytest
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_torch_plugin.config import Config, parse_config
-from ptychopinn_torch_plugin.data.npz import write_training_npz
+from ptychopinn_torch_plugin.data.io.npz import write_training_npz
 from ptychopinn_torch_plugin.errors import WorkerError
-from ptychopinn_torch_plugin.files import writer_tag
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
-from ptychopinn_torch_plugin.host.reconstructor import PtychoPINNReconstructor
-from ptychopinn_torch_plugin.persistence import load_model
+from ptychopinn_torch_plugin.host.reconstructors import PtychoPINNReconstructor
+from ptychopinn_torch_plugin.storage.atomic import writer_tag
+from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.worker.job import Job, open_job
 from ptychopinn_torch_plugin.worker.messages import Finished, LogRecord, Progress
-from ptychopinn_torch_plugin.worker.process import run_job
-from tests.ledger import Ledger
-from tests.scans import make_scan as make_simulated_scan
+from ptychopinn_torch_plugin.worker.parent import run_job
+from tests.helpers.fault_report import Ledger
+from tests.helpers.scans import make_scan as make_simulated_scan
 from tests.worker.conftest import make_scan
-from tests.worker.test_process import is_running, wait_until_gone
+from tests.worker.test_parent import is_running, wait_until_gone
 
 LIMIT_S = 3
 """Silence limit of the tests: more than the start of a worker takes."""

@@ -27,7 +27,7 @@ class Recorder(SilentObserver):
 
 
 def small(**parts: Mapping[str, object]) -> Config:
-    """Three epochs of two steps on the scan of :func:`tests.scans.make_scan`, with ``parts`` changed."""
+    """Three epochs of two steps on the scan of :func:`tests.helpers.scans.make_scan`, with ``parts`` changed."""
     tree: dict[str, Mapping[str, object]] = {
         'data': {'group_size': 12, 'neighbor_count': 15},
         'model': {'steps': 2, 'width': 8, 'levels': 2},

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from ptychopinn_torch_plugin.errors import MissingDependencyError
-from ptychopinn_torch_plugin.training.picture import encode_png, grey_picture
+from ptychopinn_torch_plugin.training.preview import encode_png, grey_picture
 from ptychopinn_torch_plugin.training.run import train
-from tests.scans import make_scan
+from tests.helpers.scans import make_scan
 
 from .runs import Recorder, small
 
@@ -119,9 +119,9 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
 
 def picture_shape() -> tuple[int, int]:
     """Height and width of the picture of the test scan: its extent, twice side by side."""
-    from ptychopinn_torch_plugin.data.scan import frames_of
+    from ptychopinn_torch_plugin.data.scan import patch_bounds
 
     scan, _ = make_scan()
-    corners, _ = frames_of(scan.positions, scan.pattern_shape)
-    height, width = corners.max(axis=0) - corners.min(axis=0) + np.array(scan.pattern_shape)
+    patch_origins, _ = patch_bounds(scan.positions, scan.pattern_shape)
+    height, width = patch_origins.max(axis=0) - patch_origins.min(axis=0) + np.array(scan.pattern_shape)
     return int(height), 2 * int(width)

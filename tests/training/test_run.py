@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, TrainingError
-from ptychopinn_torch_plugin.model.generator import Generator
-from ptychopinn_torch_plugin.persistence import load_model
-from ptychopinn_torch_plugin.reconstruction import reconstruct
+from ptychopinn_torch_plugin.models.base import Generator
+from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import Batch
-from ptychopinn_torch_plugin.training.objective import pinn_training_loss
+from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.training.run import train
-from tests.ledger import Ledger
-from tests.scans import make_scan
+from tests.helpers.fault_report import Ledger
+from tests.helpers.scans import make_scan
 
 from .runs import Recorder, small
 
@@ -204,7 +204,7 @@ def test_batches_may_be_accumulated(tmp_path: Path) -> None:
             training={'batch_size': batch_size, 'accumulate': accumulate, 'epochs': 1, 'scheduler': 'constant'},
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('ptychopinn_torch_plugin.model.turn.Turn.random', classmethod(lambda cls: cls()))
+            patch.setattr('ptychopinn_torch_plugin.models.augmentation.Turn.random', classmethod(lambda cls: cls()))
             weights.append(load_model(train([scan], config, tmp_path / str(accumulate))).weights)
     assert all(np.allclose(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6) for name in weights[0])
 

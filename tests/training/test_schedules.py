@@ -19,7 +19,7 @@ from ptychopinn_torch_plugin.training.schedules import (
     make_optimizer,
     make_schedule,
 )
-from tests.scans import make_scan
+from tests.helpers.scans import make_scan
 
 from .runs import Recorder, small
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from ptychopinn_torch_plugin.config import parse_config
-from ptychopinn_torch_plugin.persistence import load_model
-from ptychopinn_torch_plugin.reconstruction import reconstruct
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct
+from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.run import train
-from tests.scans import make_scan
+from tests.helpers.scans import make_scan
 from tests.training.runs import Recorder
 from tests.training.test_resume import config_of
 

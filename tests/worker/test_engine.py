@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_torch_plugin.config import parse_config
-from ptychopinn_torch_plugin.persistence import load_model
+from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.worker import messages
 from ptychopinn_torch_plugin.worker.job import open_job, read_result
-from ptychopinn_torch_plugin.worker.process import run_job
-from tests.scans import make_scan, phase_and_scale_free_error
+from ptychopinn_torch_plugin.worker.parent import run_job
+from tests.helpers.scans import make_scan, phase_and_scale_free_error
 
 CONFIG = parse_config(
     {

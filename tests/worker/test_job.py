@@ -12,7 +12,7 @@ import pytest
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import ConfigurationError, WorkerError
-from ptychopinn_torch_plugin.types import Judgement, LossRecord, Reconstruction, RingCorrelation
+from ptychopinn_torch_plugin.types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 from ptychopinn_torch_plugin.worker.job import (
     open_job,
     read_preview,
@@ -88,14 +88,16 @@ def test_result_round_trip(tmp_path: Path) -> None:
 def test_the_judgement_travels_with_the_result(tmp_path: Path, has_rings: bool) -> None:
     image = np.array([[0.5, np.nan]], dtype=np.float32)
     ring = np.array([np.nan, 0.75])
-    rings = RingCorrelation(ring, ring + 1, ring + 2, None) if has_rings else None
-    judgement = Judgement(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, rings)
+    rings = FourierRingCorrelation(ring, ring + 1, ring + 2, None) if has_rings else None
+    judgement = ReconstructionMetrics(
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, rings
+    )
     wave = image.astype(np.complex64)
     result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), (), judgement)
     write_result(tmp_path, result)
     read = read_result(tmp_path).judgement
     assert read is not None
-    for field in dataclasses.fields(Judgement):
+    for field in dataclasses.fields(ReconstructionMetrics):
         if field.name != 'rings':
             np.testing.assert_array_equal(getattr(read, field.name), getattr(judgement, field.name), field.name)
     assert (read.rings is None) == (rings is None)

@@ -1,0 +1,1 @@
+"""Files of scans and reconstructions: training files (NPZ), workflow folders, products."""

@@ -1,0 +1,196 @@
+"""Training files (NPZ), as PtychoPINN and Ptychodus write them.
+
+Two dialects exist and the keys do not tell them apart: ``diff3d`` holds photon counts (Ptychodus) or amplitudes, the
+square roots of counts (PtychoPINN). The reader is told, or finds out by a rule that it logs; it never guesses (see
+:mod:`~ptychopinn_torch_plugin.data.diffraction_quantity`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InputError
+from ..diffraction_quantity import DiffractionQuantity, counts_from
+from ..scan import RawScan, make_raw_scan
+from ..validation import check_bad_pixels, check_pattern_stack, frame_blocks
+from .archive import ArrayHeader, read_arrays, read_headers
+from .output import write_arrays
+
+logger = logging.getLogger(__name__)
+
+CountsAre = DiffractionQuantity
+
+REQUIRED_KEYS = ('diff3d', 'xcoords', 'ycoords', 'probeGuess')
+OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity')
+
+LARGEST_COUNT_OF_FLOAT32 = 2**20
+"""Square roots of whole counts below this, in float32, still round to them when squared: ``4 eps n < 1/2``."""
+
+
+def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto', nphotons: float | None = None) -> RawScan:
+    """Read a training file as a validated scan.
+
+    Positions are ``ycoords``, ``xcoords`` (object pixels); ``objectGuess`` may be absent (see
+    :func:`~ptychopinn_torch_plugin.data.scan.make_raw_scan` for the grid made then), as may ``bad_pixels``,
+    ``scan_index``, and the keys ``fresnel_numbers`` and ``diff3d_quantity`` that :func:`write_training_npz` adds.
+
+    Args:
+        path: the file.
+        counts_are: what ``diff3d`` holds. ``'auto'`` takes integers and whole numbers as counts, and numbers whose
+            squares are whole as amplitudes: Poisson counts are whole numbers. The log says what was found and by which
+            rule. A statement that the photon statistics contradict is refused.
+        nphotons: mean photons per pattern, where ``diff3d`` holds amplitudes that were normalised; see
+            :func:`~ptychopinn_torch_plugin.data.diffraction_quantity.counts_from`.
+
+    Returns:
+        The scan. Counts keep their dtype; amplitudes are squared, to float64 from float64, else to float32.
+
+    Raises:
+        InputError: the file is missing, damaged, pickled, too large, lacks a key, holds unusable arrays, or does not
+            tell counts from amplitudes, or holds other than what was said.
+    """
+    path = Path(path)
+    headers = read_headers(path)
+    missing = [key for key in REQUIRED_KEYS if key not in headers]
+    if missing:
+        raise InputError(
+            f'{path} lacks {", ".join(missing)}: a training file holds {", ".join(REQUIRED_KEYS)}; export it again.'
+        )
+    _check_lengths(headers, path)
+    arrays = read_arrays(path, [key for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if key in headers])
+    try:
+        return scan_from_arrays(arrays, counts_are=counts_are, nphotons=nphotons, name=path.name)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
+
+
+def scan_from_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]], *, counts_are: CountsAre = 'auto', nphotons: float | None = None, name: str
+) -> RawScan:
+    """Make a validated scan of arrays under the keys of a training file.
+
+    Args:
+        arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and what else a file may hold.
+        counts_are: as in :func:`read_training_npz`.
+        nphotons: as in :func:`read_training_npz`.
+        name: what messages call the scan.
+
+    Raises:
+        InputError: as :func:`read_training_npz`, for whatever is wrong with the arrays.
+    """
+    missing = [key for key in REQUIRED_KEYS if key not in arrays]
+    if missing:
+        raise InputError(f'{", ".join(missing)} are missing: training data hold {", ".join(REQUIRED_KEYS)}.')
+    _warn_of_several_scans(arrays.get('scan_index'), name)
+    stack = check_pattern_stack(arrays['diff3d'])
+    bad_pixels = check_bad_pixels(arrays.get('bad_pixels'), (stack.shape[1], stack.shape[2]))
+    dialect, is_its_own = _stated_quantity(arrays, counts_are, name)
+    counts = counts_from(stack, ~bad_pixels, dialect, name, nphotons=nphotons, trusted=is_its_own)
+    coordinates = [np.asarray(arrays[key]) for key in ('ycoords', 'xcoords')]
+    if coordinates[0].shape != coordinates[1].shape or coordinates[0].ndim != 1:
+        raise InputError(
+            f'xcoords has shape {coordinates[1].shape} and ycoords {coordinates[0].shape}: give (n,) and (n,).'
+        )
+    return make_raw_scan(
+        counts,
+        np.stack(coordinates, axis=-1),
+        arrays['probeGuess'],
+        bad_pixels=bad_pixels,
+        object_guess=arrays.get('objectGuess'),
+        fresnel_numbers=tuple(np.ravel(arrays.get('fresnel_numbers', (0.0, 0.0))).tolist()),
+        name=name,
+    )
+
+
+def write_training_npz(
+    path: Path,
+    scan: RawScan,
+    *,
+    quantity: Literal['counts', 'amplitude'] = 'counts',
+    extra: Mapping[str, npt.ArrayLike] | None = None,
+) -> None:
+    """Write ``scan`` to a training file, with the keys of Ptychodus' own export.
+
+    ``diff3d`` keeps the dtype of the counts and ``bad_pixels`` the mask; the pixels below it are written as they are.
+    Amplitudes are as precise as it takes to get the very counts back from them, and zero below the mask. Two more
+    keys, that other readers may ignore, keep what those lose: ``fresnel_numbers`` (y, x), and ``diff3d_quantity``,
+    which settles the dialect. The file appears under its name when it is complete; a file of that name is replaced.
+
+    Args:
+        path: the file to write.
+        scan: what goes into it.
+        quantity: what ``diff3d`` shall hold: photon counts, or their square roots as in PtychoPINN's own files.
+        extra: further arrays by their keys.
+
+    Raises:
+        OutputError: the file cannot be written; the old one is still there.
+    """
+    y, x = scan.positions.T
+    arrays: dict[str, npt.ArrayLike] = {
+        'xcoords': x,
+        'ycoords': y,
+        'xcoords_start': x,
+        'ycoords_start': y,
+        'diff3d': scan.counts if quantity == 'counts' else _square_roots(scan),
+        'bad_pixels': scan.bad_pixels,
+        'probeGuess': scan.probe,
+        'objectGuess': scan.object_guess,
+        'scan_index': np.zeros(scan.size, dtype=np.int64),
+        'fresnel_numbers': np.asarray(scan.fresnel_numbers),
+        'diff3d_quantity': np.array(quantity),
+    }
+    write_arrays(Path(path), arrays | dict(extra or {}))
+
+
+def _stated_quantity(
+    arrays: Mapping[str, npt.NDArray[Any]], counts_are: CountsAre, name: str
+) -> tuple[CountsAre, bool]:
+    """What the caller says, else what the file says of itself, else 'auto'; and whether the file says it.
+
+    Raises:
+        InputError: the file says something else than the two dialects, or than the caller.
+    """
+    stated = str(arrays['diff3d_quantity']) if 'diff3d_quantity' in arrays else 'auto'
+    if stated not in ('auto', 'counts', 'amplitude'):
+        raise InputError(f"diff3d_quantity is '{stated}': it must be 'counts' or 'amplitude'.")
+    if stated == 'auto':
+        return counts_are, False
+    if counts_are not in ('auto', stated):
+        raise InputError(f"diff3d holds {stated}, as diff3d_quantity says, and not '{counts_are}': say '{stated}'.")
+    logger.info('%s: the file says that diff3d holds %s.', name, stated)
+    return cast(CountsAre, stated), True
+
+
+def _check_lengths(headers: dict[str, ArrayHeader], path: Path) -> None:
+    """Raise if the declared shapes show, before anything is unpacked, that patterns and positions do not match."""
+    patterns, xs, ys = (headers[key].shape for key in ('diff3d', 'xcoords', 'ycoords'))
+    if len(patterns) != 3 or xs != patterns[:1] or ys != patterns[:1]:
+        raise InputError(
+            f'{path} holds diff3d of shape {patterns} with xcoords {xs} and ycoords {ys}: they must be (n, H, W), (n,) '
+            'and (n,); export it again.'
+        )
+
+
+def _warn_of_several_scans(scan_index: npt.NDArray[Any] | None, name: str) -> None:
+    if scan_index is not None and np.unique(scan_index).size > 1:
+        logger.warning(
+            '%s: scan_index has %d different values; all patterns are taken as one scan of one object.',
+            name, np.unique(scan_index).size,
+        )  # fmt: skip
+
+
+def _square_roots(scan: RawScan) -> npt.NDArray[np.floating]:
+    """Amplitudes ``(n, H, W)``: float32 where its squares round to the very counts, else float64; 0 where bad."""
+    largest = int(scan.counts.max()) if scan.counts.dtype.kind in 'ui' else None
+    dtype = np.float32 if largest is not None and largest < LARGEST_COUNT_OF_FLOAT32 else np.float64
+    roots = np.zeros(scan.counts.shape, dtype=dtype)
+    for block in frame_blocks(scan.counts):
+        frames = np.asarray(scan.counts[block])
+        np.sqrt(frames, out=roots[block], where=~scan.bad_pixels, dtype=np.float64, casting='same_kind')
+    return roots

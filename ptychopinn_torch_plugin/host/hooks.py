@@ -1,0 +1,368 @@
+"""Make Ptychodus 1.7 read the entry-point group ``ptychodus.reconstructors``.
+
+Ptychodus 1.7 builds its list of reconstructor libraries, and of their panels, literally. This module wraps the places
+where those lists are handed over, after it has looked whether they are what it knows. Where they are not, it logs one
+warning and changes nothing. It never raises into the host, and importing it loads nothing but wrapt.
+
+Four methods of the host are wrapped:
+
+- ``ProcessingCore.__init__`` gets the libraries of the group appended to its own;
+- ``TrainBackgroundTask.__call__`` and ``ReconstructBackgroundTask.__call__`` tell a reconstructor that implements
+  :class:`~ptychopinn_torch_plugin.host.entry_point.HostRunAware` what the host knows about the call;
+- ``ProcessingController.__init__``, once the window is imported, gets the panels appended, and the Infer button follows
+  the model after a training run (the host itself looks at the model only when the run starts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import wrapt
+
+from .entry_point import ENTRY_POINT_GROUP, HostRun, HostRunAware, ReconstructorPlugin
+
+if TYPE_CHECKING:
+    from ptychodus.api.reconstruct import ReconstructorLibrary
+    from ptychodus.api.settings import SettingsRegistry
+    from ptychodus.controller.processing import ProcessingController, ReconstructorViewControllerFactory
+    from ptychodus.model.processing import ProcessingAPI
+    from ptychodus.model.processing.core import ProcessingCore
+    from ptychodus.model.processing.monitor import ProcessingTaskMonitor
+    from ptychodus.model.task_manager import ForegroundTaskManager
+
+logger = logging.getLogger(__name__)
+
+MARKER: Final = '_reads_reconstructor_entry_points'
+"""Attribute that a class of the host carries once its lists include the group, whoever did it."""
+
+_MODEL_LOGGER: Final = 'ptychodus.model.core'
+
+Loaded = tuple[ReconstructorPlugin, 'ReconstructorLibrary']
+_LOADED: Final[WeakKeyDictionary[ProcessingAPI, list[Loaded]]] = WeakKeyDictionary()
+"""Which libraries of the group a running host model has got."""
+
+_TASK_MANAGERS: Final[WeakKeyDictionary[ProcessingTaskMonitor, ForegroundTaskManager]] = WeakKeyDictionary()
+"""Where a monitor of the host queues what the window has to show."""
+
+
+class UnknownHostError(Exception):
+    """The host's internals are not what this module knows."""
+
+
+@functools.cache
+def apply() -> None:
+    """Install the hooks, once per process; they act when the host's model, and later its window, is imported."""
+    wrapt.when_imported('ptychodus.model')(_on_model_imported)
+    wrapt.when_imported('ptychodus.controller')(_on_controller_imported)
+
+
+def _on_model_imported(_module: ModuleType) -> None:
+    try:
+        _wrap_model()
+    except UnknownHostError as error:
+        _warn(error, 'no reconstructor of that group is listed')
+
+
+def _on_controller_imported(_module: ModuleType) -> None:
+    try:
+        _wrap_controller()
+    except UnknownHostError as error:
+        _warn(error, 'the panels of its reconstructors are not shown')
+
+
+def _warn(error: UnknownHostError, consequence: str) -> None:
+    logger.warning(
+        'This version of Ptychodus is not one that the entry-point group "%s" is known to work with: %s. '
+        'Ptychodus is left alone; %s. Remedy: pip install "ptychodus>=1.7,<1.8".',
+        ENTRY_POINT_GROUP,
+        error,
+        consequence,
+    )
+
+
+# Looking before touching
+
+
+def _require_class(module_name: str, class_name: str) -> type[Any]:
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UnknownHostError(f'module {module_name} was not found') from error
+
+    cls = vars(module).get(class_name)
+
+    if not isinstance(cls, type):
+        raise UnknownHostError(f'class {module_name}.{class_name} was not found')
+
+    return cls
+
+
+def _require_parameters(cls: type[Any], names: tuple[str, ...]) -> None:
+    known = inspect.signature(cls.__init__).parameters
+
+    for name in names:
+        if name not in known:
+            raise UnknownHostError(f'{cls.__module__}.{cls.__qualname__}() takes no argument "{name}"')
+
+
+def _require_attributes(cls: type[Any], names: tuple[str, ...]) -> None:
+    known = {name for base in cls.__mro__ for name in vars(base)}
+
+    if dataclasses.is_dataclass(cls):
+        known |= {field.name for field in dataclasses.fields(cls)}
+
+    for name in names:
+        if name not in known:
+            raise UnknownHostError(f'{cls.__module__}.{cls.__qualname__} has no "{name}"')
+
+
+def _is_marked(cls: type[Any]) -> bool:
+    return MARKER in vars(cls)
+
+
+def _wrap_model() -> None:
+    """Wrap the headless half of the host, all of it or nothing.
+
+    Raises:
+        UnknownHostError: a class, an argument or an attribute is not there.
+    """
+    core = _require_class('ptychodus.model.processing.core', 'ProcessingCore')
+
+    if _is_marked(core):
+        return
+
+    train_task = _require_class('ptychodus.model.processing.monitor', 'TrainBackgroundTask')
+    reconstruct_task = _require_class('ptychodus.model.processing.monitor', 'ReconstructBackgroundTask')
+    api = _require_class('ptychodus.model.processing.api', 'ProcessingAPI')
+    task_manager = _require_class('ptychodus.model.task_manager', 'ForegroundTaskManager')
+    _require_parameters(core, ('settings_registry', 'algorithm_libraries', 'task_manager'))
+    _require_attributes(api, ('task_monitor',))
+    _require_attributes(task_manager, ('put_foreground_task',))
+    _require_attributes(train_task, ('__call__', 'trainer', 'reconstruct_input'))
+    _require_attributes(reconstruct_task, ('__call__', 'task_monitor', 'reconstructor', 'output_product_file'))
+
+    wrapt.wrap_function_wrapper(core, '__init__', _init_processing_core)
+    wrapt.wrap_function_wrapper(train_task, '__call__', _call_train_task)
+    wrapt.wrap_function_wrapper(reconstruct_task, '__call__', _call_reconstruct_task)
+    setattr(core, MARKER, True)
+
+
+def _wrap_controller() -> None:
+    """Wrap the window's half of the host.
+
+    Raises:
+        UnknownHostError: a class, an argument or an attribute is not there.
+    """
+    controller = _require_class('ptychodus.controller.processing.core', 'ProcessingController')
+
+    if _is_marked(controller):
+        return
+
+    api = _require_class('ptychodus.model.processing.api', 'ProcessingAPI')
+    monitor = _require_class('ptychodus.model.processing.monitor', 'ProcessingTaskMonitor')
+    _require_parameters(
+        controller, ('algorithm_parameter', 'processing_api', 'file_dialog_factory', 'view_controller_factories')
+    )
+    _require_attributes(controller, ('_sync_model_to_view',))
+    _require_attributes(api, ('task_monitor',))
+    _require_attributes(monitor, ('add_observer', 'get_completed_runs'))
+
+    wrapt.wrap_function_wrapper(controller, '__init__', _init_processing_controller)
+    setattr(controller, MARKER, True)
+
+
+# Libraries
+
+
+def _bind(wrapped: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    return inspect.signature(wrapped).bind(*args, **kwargs)
+
+
+def _init_processing_core(
+    wrapped: Callable[..., None], instance: ProcessingCore, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    bound = _bind(wrapped, args, kwargs)
+    loaded = _load_libraries(bound.arguments['settings_registry'])
+    bound.arguments['algorithm_libraries'] = [
+        *bound.arguments['algorithm_libraries'],
+        *(library for _, library in loaded),
+    ]
+    wrapped(*bound.args, **bound.kwargs)
+    _LOADED[instance.processing_api] = loaded
+    _TASK_MANAGERS[instance.processing_api.task_monitor] = bound.arguments['task_manager']
+
+
+def _load_libraries(settings_registry: SettingsRegistry) -> list[Loaded]:
+    """Build the library of every entry point; one that fails costs one warning and nothing else."""
+    is_developer_mode_enabled = logging.getLogger(_MODEL_LOGGER).getEffectiveLevel() <= logging.DEBUG
+    loaded: list[Loaded] = []
+
+    for entry_point in sorted(set(entry_points(group=ENTRY_POINT_GROUP)), key=lambda item: (item.name, item.value)):
+        try:
+            plugin: ReconstructorPlugin = entry_point.load()
+            library = plugin.create_library(settings_registry, is_developer_mode_enabled)
+            _check_library(library, [other for _, other in loaded])
+        except Exception as error:
+            _warn_entry_point(entry_point, 'its reconstructors are not listed', error)
+        else:
+            loaded.append((plugin, library))
+
+    return loaded
+
+
+def _check_library(library: ReconstructorLibrary, others: list[ReconstructorLibrary]) -> None:
+    """Refuse what the host would stumble over when it builds its algorithm keys."""
+    from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
+
+    if not isinstance(library, ReconstructorLibrary):
+        raise TypeError(f'create_library returned {type(library).__name__}, not a ReconstructorLibrary')
+
+    if '_' in library.name:
+        raise ValueError(f'library name "{library.name}" contains an underscore, at which the host splits its keys')
+
+    if library.name.casefold() in {other.name.casefold() for other in others}:
+        raise ValueError(f'another entry point has a library of the name "{library.name}" already')
+
+    for reconstructor in library:
+        if not isinstance(reconstructor, Reconstructor):
+            raise TypeError(f'library "{library.name}" holds {type(reconstructor).__name__}, not a Reconstructor')
+
+
+def _warn_entry_point(entry_point: EntryPoint, consequence: str, error: Exception) -> None:
+    package = entry_point.dist.name if entry_point.dist else 'an unknown package'
+    logger.warning(
+        'Entry point "%s = %s" (group %s, from %s) failed, %s: %s: %s',
+        entry_point.name,
+        entry_point.value,
+        entry_point.group,
+        package,
+        consequence,
+        type(error).__name__,
+        error,
+    )
+
+
+# Calls
+
+
+def _call_train_task(
+    wrapped: Callable[..., None],
+    instance: Any,  # noqa: ANN401 - the host's task, known by its checked attributes only
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    run = HostRun(training_input=instance.reconstruct_input, writes_intermediate_products=False)
+
+    with _host_run(instance.trainer, run):
+        wrapped(*args, **kwargs)
+
+
+def _call_reconstruct_task(
+    wrapped: Callable[..., None],
+    instance: Any,  # noqa: ANN401 - the host's task, known by its checked attributes only
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    task_manager = _TASK_MANAGERS.get(instance.task_monitor)
+    file = instance.output_product_file
+    run = HostRun(None, file is not None, output_folder=None if file is None else Path(file).absolute().parent)
+
+    if task_manager is not None:
+        run = dataclasses.replace(run, call_when_shown=task_manager.put_foreground_task)
+
+    with _host_run(instance.reconstructor, run):
+        wrapped(*args, **kwargs)
+
+
+def _host_run(reconstructor: object, run: HostRun) -> ExitStack:
+    """Tell the reconstructor about the call, if it wants to know; the stack tells it that the call has ended."""
+    stack = ExitStack()
+
+    if isinstance(reconstructor, HostRunAware):
+        try:
+            stack.enter_context(reconstructor.begin_host_run(run))
+        except Exception as error:
+            logger.warning(
+                'begin_host_run of %s failed: %s: %s', type(reconstructor).__name__, type(error).__name__, error
+            )
+
+    return stack
+
+
+# Panels
+
+
+def _init_processing_controller(
+    wrapped: Callable[..., None], instance: ProcessingController, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    bound = _bind(wrapped, args, kwargs)
+    loaded = _LOADED.get(bound.arguments['processing_api'], [])
+    bound.arguments['view_controller_factories'] = [
+        *bound.arguments['view_controller_factories'],
+        *_create_view_controller_factories(loaded, bound.arguments['file_dialog_factory']),
+    ]
+    wrapped(*bound.args, **bound.kwargs)
+
+    if loaded:
+        _follow_model(instance, bound.arguments, [library for _, library in loaded])
+
+
+def _create_view_controller_factories(
+    loaded: list[Loaded],
+    file_dialog_factory: Any,  # noqa: ANN401 - handed through
+) -> list[ReconstructorViewControllerFactory]:
+    from .panel import GuardedViewControllerFactory
+
+    factories: list[ReconstructorViewControllerFactory] = []
+
+    for plugin, library in loaded:
+        try:
+            factory = plugin.create_view_controller_factory(library, file_dialog_factory)
+
+            if factory.name.casefold() != library.name.casefold():
+                raise ValueError(f'the panel factory is called "{factory.name}"')
+        except Exception as error:
+            logger.warning('No panel for the library "%s": %s: %s', library.name, type(error).__name__, error)
+        else:
+            factories.append(GuardedViewControllerFactory(factory))
+
+    return factories
+
+
+def _follow_model(
+    controller: ProcessingController, arguments: Mapping[str, Any], libraries: list[ReconstructorLibrary]
+) -> None:
+    """Let the Infer button follow the model whenever a run of one of ``libraries`` has ended."""
+    from ptychodus.api.observer import Observable, Observer
+
+    algorithm_parameter = arguments['algorithm_parameter']
+    monitor = arguments['processing_api'].task_monitor
+
+    class InferButtonObserver(Observer):
+        def __init__(self) -> None:
+            self._completed_runs = monitor.get_completed_runs()
+
+        def _update(self, observable: Observable) -> None:
+            completed_runs = monitor.get_completed_runs()
+
+            if completed_runs == self._completed_runs:
+                return
+
+            self._completed_runs = completed_runs
+            current = algorithm_parameter.get_current_reconstructor()
+
+            if any(current is reconstructor for library in libraries for reconstructor in library):
+                controller._sync_model_to_view()
+
+    monitor.add_observer(InferButtonObserver())

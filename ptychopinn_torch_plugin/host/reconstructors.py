@@ -1,0 +1,285 @@
+"""The reconstructors that Ptychodus drives: training, inference and refinement in a worker, one call at a time.
+
+The life cycle is written down in ``specs/reconstructor.md``. The host iterates the generators below in a background
+thread, and looks at its Stop button after every value; closing a generator ends the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ptychodus.api.product import LossValue
+from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
+
+from ..data.io.npz import read_training_npz, write_training_npz
+from ..data.io.product import scan_from_reconstruct_input
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
+from ..errors import ConfigurationError, InputError, ModelFileError, ModelNotLoadedError, TrainingError
+from ..storage.atomic import write_atomically
+from ..storage.model_file import MODEL_FILE, MODEL_SUFFIX, read_model_header
+from ..worker import messages
+from ..worker.job import open_job
+from .runs import LOGGER_NAME, WorkerReconstructor
+from .settings import ModelType, PtychoPINNSettings
+
+if TYPE_CHECKING:
+    from ..data.scan import RawScan
+
+_PATTERNS_MEMBER: Final = 'diff3d.npy'
+
+logger = logging.getLogger(LOGGER_NAME)
+
+
+class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
+    """One kind of model, ``'pinn'`` or ``'supervised'``, with the life cycle the host expects."""
+
+    def __init__(self, name: str, model_type: ModelType, settings: PtychoPINNSettings) -> None:
+        super().__init__(name, settings)
+        self._model_type: ModelType = model_type
+        self._model_file: Path | None = None
+
+    # Model file
+
+    def is_model_loaded(self) -> bool:
+        """Whether a model was trained or loaded."""
+        return self._model_file is not None
+
+    def get_model_file_filter(self) -> str:
+        """Filter of the host's file dialogs for models."""
+        return f'PtychoPINN (PyTorch) Models (*{MODEL_SUFFIX})'
+
+    def get_model_file_extension(self) -> str:
+        """Extension of model files, with the dot."""
+        return MODEL_SUFFIX
+
+    def load_model_from_file(self, file_path: Path) -> None:
+        """Use the model in ``file_path`` from now on. Only its header is read here; the worker loads the weights.
+
+        Raises:
+            ModelFileError: the file is not a model of this package, or one of the other reconstructor.
+        """
+        self._check_model_file(Path(file_path))
+        self._model_file = Path(file_path).absolute()
+        logger.info('Loaded the %s model %s.', self._name, file_path)
+
+    def _check_model_file(self, file_path: Path) -> None:
+        found = read_model_header(file_path).config.model.model_type
+
+        if found != self._model_type:
+            raise ModelFileError(
+                f'{file_path} holds a model of the type "{found}", this reconstructor ({self._name}) needs '
+                f'"{self._model_type}": choose the other reconstructor of PtychoPINN (PyTorch), or another file.'
+            )
+
+    def _require_model_file(self, purpose: str) -> Path:
+        if self._model_file is None:
+            raise ModelNotLoadedError(
+                f'There is no {self._name} model to {purpose}: train one first, or load one (in the window: Load Model '
+                f'in the menu beside Infer; in batch mode: a file named {MODEL_FILE} in the input folder).'
+            )
+
+        if not self._model_file.is_file():
+            raise ModelNotLoadedError(
+                f'The {self._name} model {self._model_file} has been moved or deleted since it was loaded: load it '
+                'again from where it is now, or train anew.'
+            )
+
+        return self._model_file
+
+    def save_model(self, file_path: Path) -> None:
+        """Copy the loaded model to ``file_path``; either the whole file appears there or nothing changes.
+
+        Raises:
+            ModelNotLoadedError: no model was trained or loaded, or its file has gone.
+        """
+        source = self._require_model_file('save')
+        target = Path(file_path)
+
+        if target.exists() and target.samefile(source):
+            return
+
+        write_atomically(target, source.read_bytes())
+        logger.info('Saved the %s model as %s.', self._name, target)
+
+    # Training data
+
+    def get_training_data_file_filter(self) -> str:
+        """Filter of the host's file dialogs for training data."""
+        return 'PtychoPINN Training Data (*.npz)'
+
+    def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
+        """Write ``parameters`` as a training NPZ (counts, not amplitudes) that :meth:`train` reads."""
+        # The host's own writer fills bad pixels in and drops the quadratic phase: training would not be the same.
+        write_training_npz(file_path, scan_from_reconstruct_input(parameters))
+
+    def _read_training_scans(self, folder: Path) -> list[RawScan]:
+        """Find training data: NPZ files in the folder, then the host's files in it, then the selected product.
+
+        Raises:
+            InputError: there is none of the three, or what there is cannot be used.
+        """
+        files = [path for path in sorted(folder.glob('*.npz')) if _holds_patterns(path)]
+
+        if files:
+            logger.info('Training data: %s in %s.', ', '.join(path.name for path in files), folder)
+            return [read_training_npz(path) for path in files]
+
+        if (folder / DIFFRACTION_FILE).is_file() and (folder / PRODUCT_FILE).is_file():
+            logger.info('Training data: %s and %s in %s.', DIFFRACTION_FILE, PRODUCT_FILE, folder)
+            return [read_workflow_folder(folder)]
+
+        if self._host_run is not None and self._host_run.training_input is not None:
+            training_input = self._host_run.training_input
+            logger.info(
+                'Training data: the selected product "%s" (no training data in %s).',
+                training_input.product.metadata.name,
+                folder,
+            )
+            return [scan_from_reconstruct_input(training_input)]
+
+        raise InputError(
+            f'{folder} holds no training data: neither *.npz files with an array "diff3d" nor {DIFFRACTION_FILE} '
+            f'together with {PRODUCT_FILE} were found, and no product was handed over. Choose a folder that has '
+            'them, or export training data into it.'
+        )
+
+    # Runs
+
+    def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
+        """Train on the data in ``input_path`` and write ``model.safetensors`` into ``output_path``.
+
+        Yields at least once a second. The model written becomes the loaded one when the run ends, also when it was
+        stopped by closing this generator.
+
+        Raises:
+            InputError: there is no usable training data.
+            ConfigurationError: a setting is out of range.
+            TrainingError: training led to no usable model.
+            WorkerError: the worker failed or died.
+        """
+        with self.run('Training'):
+            model_file = Path(output_path).absolute() / MODEL_FILE
+            before = _fingerprint(model_file)
+            losses = _Losses()
+            yield losses.output(0)
+
+            try:
+                yield from self._train(Path(input_path), model_file.parent, losses)
+            finally:
+                is_written = self._adopt(model_file, before)
+
+            if not is_written:
+                raise TrainingError(f'Training ended without a model in {model_file.parent}: see the log above.')
+
+            yield losses.output(self._progress.finish())
+
+    def _train(self, input_folder: Path, output_folder: Path, losses: _Losses) -> Iterator[TrainOutput]:
+        config = self._settings.build_config(self._model_type)
+        scans = self._read_training_scans(input_folder)
+        output_folder.mkdir(parents=True, exist_ok=True)
+
+        with (
+            open_job('train', scans, config, output_folder=output_folder) as job,
+            closing(self.hear(job)) as received,
+        ):
+            scans.clear()  # the worker reads its own copy
+
+            for message in received:
+                if isinstance(message, messages.Losses):
+                    losses.add(message)
+
+                yield losses.output(self._progress.done)
+
+    def _adopt(self, model_file: Path, before: tuple[int, ...] | None) -> bool:
+        """Use the model of the run that has ended, however it ended; without one, what was loaded before stays."""
+        after = _fingerprint(model_file)
+        is_written = after is not None and after != before
+
+        if is_written:
+            self._model_file = model_file
+            logger.info('The %s model %s is loaded.', self._name, model_file)
+
+        return is_written
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Reconstruct with the loaded model, then refine as the settings say; the last value yielded holds the result.
+
+        Raises:
+            ModelNotLoadedError: no model was trained or loaded.
+            InputError: the input cannot be reconstructed.
+            ConfigurationError: a setting is out of range.
+            WorkerError: the worker failed or died.
+        """
+        with self.run('Reconstruction'):
+            model_file = self._require_model_file('reconstruct with')
+            self._check_model_file(model_file)
+            config = self._settings.build_config(self._model_type)
+            yield from self.products(parameters, 'reconstruct', config, model_file)
+
+
+class RefineReconstructor(WorkerReconstructor):
+    """Refinement alone: an iterative engine without a model."""
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Reconstruct from a flat object by refinement; the last value yielded holds the result.
+
+        Raises:
+            InputError: the input cannot be reconstructed.
+            ConfigurationError: a setting is out of range, or no epochs are asked for.
+            WorkerError: the worker failed or died.
+        """
+        with self.run('Refinement'):
+            config = self._settings.build_config('pinn')
+
+            if config.refinement.refine_epochs == 0:
+                raise ConfigurationError(
+                    '[PtychoPINNPyTorchRefinement] refine_epochs = 0: "Refine" does nothing but refine, ask for epochs.'
+                )
+
+            yield from self.products(parameters, 'refine', config, None)
+
+
+class _Losses:
+    """Losses of the epochs so far, in the host's form."""
+
+    def __init__(self) -> None:
+        self._training: list[LossValue] = []
+        self._validation: list[LossValue] = []
+
+    def add(self, message: messages.Losses) -> None:
+        self._training.append(LossValue(message.epoch, message.training))
+
+        if message.validation is not None:
+            self._validation.append(LossValue(message.epoch, message.validation))
+
+    def output(self, progress: int) -> TrainOutput:
+        return TrainOutput(tuple(self._training), tuple(self._validation), progress)
+
+
+def _holds_patterns(path: Path) -> bool:
+    """Whether an NPZ file holds training data, told from its table of contents alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            holds = _PATTERNS_MEMBER in archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f'{path} cannot be read ({error}): remove it from the folder or write it again.') from error
+
+    if not holds:
+        logger.info('%s holds no array "diff3d": no training data.', path.name)
+
+    return holds
+
+
+def _fingerprint(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,135 @@
+"""Half scans: the odd and the even positions reconstructed apart, and what the two agree on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Config
+from ..data.scan import RawScan
+from ..errors import InputError
+from ..observer import Observer, SilentObserver
+from ..types import FourierRingCorrelation, Reconstruction
+from .frc import aligned, ring_correlation, window_of
+from .verdict import verdict
+
+logger = logging.getLogger(__name__)
+
+LEAST_POSITIONS = 2
+"""Patterns with photons that a half must have."""
+PARTS = 3
+"""The whole scan and its two halves, in the progress."""
+
+Run = Callable[[RawScan, Config, Observer], Reconstruction]
+
+
+def judged(run: Run, scan: RawScan, config: Config, observer: Observer | None) -> Reconstruction:
+    """Reconstruct by ``run``, add the half scans if they are asked for, and say the verdict in the log.
+
+    The halves begin where the whole began (the given probe and positions, a flat object) and go through the same
+    network and refinement; nothing of one half, or of the whole, reaches the other.
+
+    Raises:
+        InputError: half scans are asked for, and a half has fewer than two patterns with photons.
+        PtychoPINNError: whatever ``run`` raises.
+    """
+    listener = observer or SilentObserver()
+    work = partial(_with_halves, run) if config.inference.half_scans else run
+    answer = work(scan, config, listener)
+    if answer.judgement is not None:
+        logger.info('%s: %s', scan.name, verdict(answer.judgement))
+    return answer
+
+
+def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    if min(np.count_nonzero(scan.lit % 2), np.count_nonzero(scan.lit % 2 == 0)) < LEAST_POSITIONS:
+        raise InputError(
+            f'{scan.name} has {scan.lit.size} patterns with photons, too few to compare its odd and even ones: switch '
+            'off "Compare half scans".'
+        )
+    progress = _Progress()
+    whole = run(scan, _once(config), _Part(observer, progress, 0))
+    halves = []
+    for part, name in ((1, 'odd'), (2, 'even')):
+        if observer.should_stop():
+            logger.info('Stopped before the half scans were compared.')
+            return whole
+        logger.info('%s: reconstructing the %s positions alone, for comparison.', scan.name, name)
+        half = _half_of(scan, part % 2, name)
+        halves.append(run(half, _for_half(config), _Part(observer, progress, part)))
+    if observer.should_stop() or whole.judgement is None:
+        logger.info('Stopped before the half scans were compared.')
+        return whole
+    return replace(whole, judgement=replace(whole.judgement, rings=compare_halves(*halves)))
+
+
+def compare_halves(first: Reconstruction, second: Reconstruction) -> FourierRingCorrelation | None:
+    """Align two reconstructions on one grid and correlate them where both are well lit; None where nothing is."""
+    if first.judgement is None or second.judgement is None:
+        return None
+    window = window_of(np.minimum(first.judgement.photons_map, second.judgement.photons_map))
+    if not window.any():
+        return None
+    fixed = first.object_array.astype(np.complex128)
+    return ring_correlation(fixed, aligned(second.object_array.astype(np.complex128), fixed, window), window)
+
+
+def _half_of(scan: RawScan, first: int, name: str) -> RawScan:
+    """Every other position from ``first`` on; the patterns are a view."""
+    chosen = np.arange(first, scan.size, 2)
+    return replace(
+        scan,
+        counts=scan.counts[first::2],
+        positions=scan.positions[chosen],
+        empty=np.flatnonzero(np.isin(chosen, scan.empty)),
+        name=f'{scan.name}, {name} positions',
+    )
+
+
+def _once(config: Config) -> Config:
+    """No half scans of half scans."""
+    return config.model_copy(update={'inference': config.inference.model_copy(update={'half_scans': False})})
+
+
+def _for_half(config: Config) -> Config:
+    """As :func:`_once`, without what is for the user's eyes: previews, and the report of the geometry."""
+    inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0})
+    refinement = config.refinement.model_copy(update={'refine_geometry': False})
+    return config.model_copy(update={'inference': inference, 'refinement': refinement})
+
+
+class _Progress:
+    """The goal of the whole run, as the first part has it."""
+
+    goal = 1
+
+
+class _Part:
+    """An observer of one of the three parts: a third of the progress each."""
+
+    def __init__(self, observer: Observer, progress: _Progress, number: int) -> None:
+        self._observer = observer
+        self._progress = progress
+        self._number = number
+
+    def on_progress(self, done: int, goal: int) -> None:
+        if self._number == 0:
+            self._progress.goal = goal
+        part = self._progress.goal
+        self._observer.on_progress(self._number * part + round(part * done / max(goal, 1)), PARTS * part)
+
+    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+        if self._number == 0:
+            self._observer.on_losses(epoch, training, validation)
+
+    def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
+        if self._number == 0:
+            self._observer.on_preview(object_array)
+
+    def should_stop(self) -> bool:
+        return self._observer.should_stop()

@@ -1,0 +1,216 @@
+"""The solver: what it refines it finds, and what is right it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ptychopinn_torch_plugin.config import Config, RefinementConfig, parse_config
+from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.engines.optimizers import PositionMotion
+from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
+from ptychopinn_torch_plugin.engines.solver import Solver, likelihood_for
+from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.physics.probe_modes import add_modes, orthogonalised
+from ptychopinn_torch_plugin.types import Reconstruction
+from tests.engines.test_pipeline import inner
+from tests.helpers.models import untrained_model
+from tests.helpers.scans import curved_probe, make_scan, phase_and_scale_free_error, without_ramp
+
+
+def settings(**refinement: object) -> Config:
+    return parse_config({'refinement': refinement, 'inference': {'threads': 1, 'accelerator': 'cpu'}})
+
+
+def error_of(scan: RawScan, truth: np.ndarray, config: Config) -> float:
+    return ramp_free_error(refine(scan, config), truth)
+
+
+def ramp_free_error(result: Reconstruction, truth: np.ndarray) -> float:
+    covered = inner(result.coverage)
+    return phase_and_scale_free_error(without_ramp(result.object_array, truth, covered), truth, covered)
+
+
+@pytest.mark.parametrize(('shape', 'modes'), [((32, 32), 1), ((33, 38), 2)], ids=str)
+@pytest.mark.parametrize('likelihood', ['amplitude', 'poisson'])
+def test_a_scan_with_the_right_probe(shape: tuple[int, int], modes: int, likelihood: str) -> None:
+    scan, truth = make_scan(shape, modes=modes)
+    assert error_of(scan, truth, settings(refine_epochs=40, likelihood=likelihood, refine_positions=False)) < 0.06
+
+
+def test_a_wrong_probe_is_mended() -> None:
+    scan, truth = make_scan(rows=9)
+    wrong = replace(scan, probe=scan.probe * np.exp(0.6j * radius_squared((32, 32))))
+    left = error_of(wrong, truth, settings(refine_epochs=60, refine_probe=False, refine_positions=False))
+    mended = error_of(wrong, truth, settings(refine_epochs=60, refine_positions=False))
+    assert left > 0.2
+    assert mended < 0.4 * left
+
+
+def radius_squared(shape: tuple[int, int]) -> np.ndarray:
+    """Squared distance from the middle of the beam of :func:`curved_probe`, in units of its width."""
+    y, x = np.arange(shape[0]) - 0.47 * shape[0], np.arange(shape[1]) - 0.52 * shape[1]
+    return np.asarray((y[:, None] ** 2 + x**2) / (0.2 * shape[0]) ** 2)
+
+
+def test_wrong_positions_are_mended_and_reported() -> None:
+    scan, truth = make_scan(rows=9, photons=1e6)
+    errors = np.random.default_rng(5).uniform(-0.8, 0.8, scan.positions.shape)
+    wrong = replace(scan, positions=scan.positions + errors)
+    left = error_of(wrong, truth, settings(refine_epochs=80, refine_positions=False, refine_probe=False))
+    result = refine(wrong, settings(refine_epochs=80, refine_probe=False))
+    # The refined positions differ from the true ones by an affine map only, which the patterns hardly hold.
+    remaining = result.positions - scan.positions
+    affine = np.c_[np.ones(scan.size), scan.positions]
+    remaining -= affine @ np.linalg.lstsq(affine, remaining, rcond=None)[0]
+    assert np.abs(errors).mean() > 0.35
+    assert np.abs(remaining).mean() < 0.1
+    assert ramp_free_error(result, truth) < 0.6 * left
+
+
+def test_right_positions_and_probe_are_left_where_they_are() -> None:
+    scan, truth = make_scan(rows=9)
+    result = refine(scan, settings(refine_epochs=50))
+    assert np.abs(result.positions - scan.positions).mean() < 0.1
+    probe = scan.probe[0] / np.linalg.norm(scan.probe[0])
+    found = result.probe[0] / np.linalg.norm(result.probe[0])
+    assert abs(np.vdot(probe, found)) > 0.99
+    assert ramp_free_error(result, truth) < 0.06
+
+
+def test_a_second_mode_is_found() -> None:
+    scan, _ = make_scan(rows=9, modes=2, photons=1e6)
+    true = scan.probe / np.linalg.norm(scan.probe)
+    result = refine(
+        replace(scan, probe=scan.probe[:1]), settings(refine_epochs=120, probe_modes=2, refine_positions=False)
+    )
+    found = result.probe / np.linalg.norm(result.probe)
+    assert result.probe.shape == (2, 32, 32)
+    overlap = np.linalg.norm(np.einsum('mhw,nhw->mn', true.conj(), found)) / np.linalg.norm(
+        np.einsum('mhw,nhw->mn', true.conj(), true)
+    )
+    assert overlap > 0.95
+    assert abs(np.vdot(result.probe[0], result.probe[1])) < 1e-3 * np.linalg.norm(result.probe) ** 2
+
+
+def test_flickering_intensities_are_found() -> None:
+    scan, truth = make_scan(rows=9)
+    rng = np.random.default_rng(3)
+    flicker = rng.uniform(0.6, 1.4, scan.size)
+    dim = replace(scan, counts=rng.poisson(np.asarray(scan.counts, dtype=float) * flicker[:, None, None]))
+    plain = error_of(dim, truth, settings(refine_epochs=80, refine_positions=False))
+    fitted = error_of(dim, truth, settings(refine_epochs=80, refine_positions=False, refine_intensity=True))
+    assert fitted < 0.5 * plain
+
+
+def test_bad_pixels_and_batches_and_photons() -> None:
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[14:16, 3:20] = True
+    scan, truth = make_scan(dtype='float32', bad_pixels=mask)
+    scan.counts[:, mask] = np.nan
+    config = settings(refine_epochs=40, refine_positions=False)
+    whole = refine(scan, config)
+    parts = refine(scan, config.model_copy(update={'inference': config.inference.model_copy(update={'batch_size': 7})}))
+    np.testing.assert_allclose(whole.object_array, parts.object_array, atol=5e-3)
+    assert ramp_free_error(whole, truth) < 0.15
+    assert [record.epoch for record in whole.losses] == list(range(1, 41))
+    assert whole.losses[-1].training < 0.2 * whole.losses[0].training
+
+
+def test_the_deviance_never_runs_away() -> None:
+    """Momentum and the push of slow phases are unstable over hundreds of epochs without the restarts."""
+    scan, _ = make_scan(rows=9)
+    losses = [record.training for record in refine(scan, settings(refine_epochs=300, refine_probe=False)).losses]
+    assert losses[-1] < 1.01 * min(losses)
+
+
+def test_refinement_goes_on_from_the_network() -> None:
+    scan, truth = make_scan()
+    model = untrained_model(parse_config({'model': {'steps': 3, 'width': 4, 'levels': 1}}))
+
+    class Listener(SilentObserver):
+        def __init__(self) -> None:
+            self.progress: list[tuple[int, int]] = []
+
+        def on_progress(self, done: int, goal: int) -> None:
+            self.progress.append((done, goal))
+
+    listener = Listener()
+    alone = reconstruct(scan, model, settings(refine_epochs=0))
+    both = reconstruct(scan, model, settings(refine_epochs=15), listener)
+    errors = [ramp_free_error(result, truth) for result in (alone, both)]
+    assert errors[1] < 0.8 * errors[0]
+    assert listener.progress == [(done, 21) for done in range(1, 22)]
+    assert both.losses == model.losses
+
+
+def test_added_modes_are_weak_and_orthogonal() -> None:
+    probe = torch.from_numpy(curved_probe((32, 36)))
+    grown = add_modes(probe, 4)
+    gram = torch.einsum('mhw,nhw->mn', grown.conj(), grown)
+    power = gram.diagonal().real
+    assert float(power.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(power[1:], torch.full((3,), 0.05, dtype=torch.float64))
+    assert add_modes(probe, 1) is probe
+
+
+def test_orthogonal_modes_are_the_same_mixed_state() -> None:
+    modes = torch.randn(3, 8, 9, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    mixed = orthogonalised(modes)
+    torch.testing.assert_close(
+        torch.einsum('mhw,mij->hwij', mixed, mixed.conj()), torch.einsum('mhw,mij->hwij', modes, modes.conj())
+    )
+    gram = torch.einsum('mhw,nhw->mn', mixed.conj(), mixed)
+    torch.testing.assert_close(gram, torch.diag(gram.diagonal()))
+    assert gram.diagonal().real.diff().max() <= 0
+
+
+def test_positions_do_not_drift_together() -> None:
+    given = torch.rand(50, 2) * 100
+    motion = PositionMotion(given, 20)
+    positions = given
+    for _ in range(20):
+        positions = motion.step(positions, torch.tensor([1.0, 0.5]) + 0.01 * (given - 50) + 0.2 * torch.randn(50, 2))
+    displacement = positions - given
+    affine = torch.cat([torch.ones(50, 1), given], dim=1)
+    assert float((affine.T @ displacement).abs().max()) < 1e-2
+    assert 0.01 < float(displacement.abs().mean()) < 3.0
+
+
+def test_the_prior_helps_a_faint_scan_and_the_likelihood_follows_the_dose() -> None:
+    scan, truth = make_scan(rows=9, photons=3e3)
+    known: dict[str, object] = {'refine_epochs': 50, 'refine_probe': False, 'refine_positions': False}
+    bare = error_of(scan, truth, settings(smoothing=0.0, **known))
+    # A texture of two pixels is the worst case for this prior: a little helps, the default is too much for it.
+    assert error_of(scan, truth, settings(smoothing=0.5, **known)) < 0.98 * bare
+    bright, truth = make_scan(rows=9, photons=1e5)
+    bare = error_of(bright, truth, settings(smoothing=0.0, **known))
+    assert error_of(bright, truth, settings(**known)) < 1.1 * bare
+    dim, light = (
+        likelihood_for(ScanTensors(make_scan(photons=photons)[0], torch.device('cpu'))) for photons in (3e3, 3e6)
+    )
+    assert (dim, light) == ('poisson', 'amplitude')
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_threads_share_the_patterns_and_change_nothing(mode: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As training calls it, and as reconstruction does; small batches, so that both threads have some."""
+    monkeypatch.setattr('ptychopinn_torch_plugin.engines.gradients.CPU_BATCH_BYTES', 2**15)
+    tensors = ScanTensors(make_scan()[0], torch.device('cpu'))
+    config = RefinementConfig(refine_epochs=4, positions_start=1, refine_intensity=True, intensity_start=1)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with mode():
+                found.append(Solver(tensors, config, 64).run(lambda _epoch, _deviance: False))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for name in ('canvas', 'probe', 'positions', 'intensities'):
+        one, two = (getattr(unknowns, name).clone() for unknowns in found)
+        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))

@@ -1,0 +1,240 @@
+"""Probe, positions and photon scale learned while the network is trained, and a scan that is held out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.errors import ConfigurationError
+from ptychopinn_torch_plugin.models.registry import build_generator
+from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.storage.model_file import load_model
+from ptychopinn_torch_plugin.training.calibration import Unknowns, learn
+from ptychopinn_torch_plugin.training.run import train
+from tests.helpers.scans import make_scan
+
+CPU = torch.device('cpu')
+
+
+def small(**training: object) -> Config:
+    return parse_config(
+        {
+            'data': {'group_size': 12, 'neighbor_count': 15},
+            'model': {'steps': 2, 'width': 4, 'levels': 2},
+            'training': {'epochs': 2, 'batch_size': 2, 'accelerator': 'cpu', 'threads': 1}
+            | {'probe_trainable': False, **training},
+        }
+    )
+
+
+def overlap(a: npt.NDArray[np.complexfloating], b: npt.NDArray[np.complexfloating]) -> float:
+    return float(abs(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def curved(scan: RawScan, strength: float) -> RawScan:
+    """The scan with a probe out of focus."""
+    fy, fx = (np.fft.fftfreq(side) for side in scan.pattern_shape)
+    blur = np.exp(1j * strength * (fy[:, None] ** 2 + fx**2))
+    return replace(scan, probe=np.fft.ifft2(np.fft.fft2(scan.probe) * blur))
+
+
+def test_a_wrong_probe_is_found_and_goes_into_the_model(tmp_path: Path) -> None:
+    scan, _ = make_scan(rows=9)
+    wrong = curved(scan, 150.0)
+    before = overlap(wrong.probe, scan.probe)
+    given = load_model(train([wrong], small(epochs=1), tmp_path / 'given'))
+    learned = load_model(train([wrong], small(probe_trainable=True), tmp_path / 'learned'))
+    assert before < 0.9
+    assert overlap(given.probe, wrong.probe) == pytest.approx(1.0, abs=1e-5)
+    assert overlap(learned.probe, scan.probe) > 0.97
+    assert learned.losses[-1].training < 0.5 * given.losses[-1].training
+    assert np.linalg.norm(learned.probe) == pytest.approx(np.linalg.norm(given.probe), rel=1e-3)
+
+
+def test_wrong_positions_are_found_and_do_not_drift_together() -> None:
+    scan, _ = make_scan(rows=9)
+    errors = np.random.default_rng(3).uniform(-0.8, 0.8, scan.positions.shape)
+    moved = ScanTensors(replace(scan, positions=scan.positions + errors), CPU)
+    learn(moved, None, small(positions_trainable=True), SilentObserver())
+    left = moved.positions - scan.positions
+    before, after = (np.std(one - one.mean(axis=0)) for one in (errors, left))
+    assert after < 0.4 * before
+    displacement = moved.positions - moved.scan.positions
+    assert np.abs(displacement.mean(axis=0)).max() < 1e-3
+
+
+def test_a_later_turn_begins_from_the_object_of_the_network() -> None:
+    scan, _ = make_scan(rows=9)
+    config = small(probe_trainable=True)
+    torch.manual_seed(0)
+    generator = build_generator(config.model)
+    tensors = ScanTensors(curved(scan, 150.0), CPU)
+    overlaps = [overlap(tensors.probe.numpy(), scan.probe)]
+    for _ in range(4):
+        learn(tensors, generator, config, SilentObserver())
+        overlaps.append(overlap(tensors.probe.numpy(), scan.probe))
+    assert overlaps[-1] > 0.95
+    assert overlaps[1] > overlaps[0]
+
+
+def test_the_photon_scale_is_that_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, _ = make_scan()
+    config = small(intensity_scale_trainable=True)
+    torch.manual_seed(0)
+    generator = build_generator(config.model.model_copy(update={'steps': 20}))
+    tensors = ScanTensors(scan, CPU)
+    right = tensors.probe.clone()
+    tensors.adopt(right * 0.5, tensors.positions)
+    # The network is made to answer with objects of the right scale only: half the probe is then half the amplitudes.
+    found = ScanTensors(scan, CPU)
+    monkeypatch.setattr(
+        'ptychopinn_torch_plugin.training.calibration.Predictor',
+        lambda tensors, *others: _predictor()(found, *others),
+    )
+    learn(tensors, generator, config, SilentObserver())
+    assert float(tensors.probe.abs().square().sum() / right.abs().square().sum()) == pytest.approx(1.0, abs=0.05)
+
+
+def _predictor() -> type:
+    from ptychopinn_torch_plugin.engines.network import Predictor
+
+    return Predictor
+
+
+def test_what_was_learned_is_part_of_the_state_and_comes_back_with_it() -> None:
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, positions_trainable=True)
+    first = ScanTensors(scan, CPU)
+    learned = Unknowns([first], config)
+    learned.learn(None, SilentObserver())
+    state = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    second = ScanTensors(scan, CPU)
+    parent = torch.nn.ModuleDict({'unknowns': Unknowns([second], config)})
+    parent.load_state_dict({f'unknowns.{name}': tensor for name, tensor in state.items()})
+    assert not np.array_equal(second.positions, scan.positions)
+    assert torch.equal(second.probe, first.probe)
+    assert np.array_equal(second.positions, first.positions)
+    assert np.array_equal(second.patch_origins, first.patch_origins)
+
+
+class StopAt(SilentObserver):
+    """Stops after so many optimiser steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._done = 0
+
+    def on_progress(self, done: int, goal: int) -> None:
+        self._done = done
+
+    def should_stop(self) -> bool:
+        return self._done == self._steps
+
+
+@pytest.mark.parametrize('steps', [2, 3])
+def test_a_stopped_run_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> None:
+    """Stopped at the end of an epoch of two steps, and within one."""
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, positions_trainable=True, epochs=3)
+    whole = load_model(train([scan], config, tmp_path / 'whole'))
+    train([scan], config, tmp_path / 'parts', StopAt(steps))
+    parts = load_model(train([scan], config, tmp_path / 'parts'))
+    assert np.array_equal(parts.probe, whole.probe)
+    assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+class StopInTurn(SilentObserver):
+    """Stops in the middle of the solver's turn that follows so many optimiser steps."""
+
+    def __init__(self, steps: int, patience: int) -> None:
+        self._steps = steps
+        self._patience = patience
+        self.done = 0
+
+    def on_progress(self, done: int, goal: int) -> None:
+        self.done = done
+
+    def should_stop(self) -> bool:
+        self._patience -= self.done == self._steps
+        return self._patience < 0
+
+
+@pytest.mark.parametrize('steps', [0, 2])
+def test_a_run_stopped_in_the_turn_of_the_solver_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> None:
+    """The turn counts for nothing until it is over; stopped twice, so that a run that went on is cut short as well."""
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, positions_trainable=True, epochs=3)
+    whole = load_model(train([scan], config, tmp_path / 'whole'))
+    # A run that goes on reports no step before its first turn, so that the second one is told by its beginning.
+    for stopped, done in ((StopInTurn(steps, 12), steps), (StopInTurn(0, 9), 0)):
+        train([scan], config, tmp_path / 'parts', stopped)
+        assert stopped.done == done
+    parts = load_model(train([scan], config, tmp_path / 'parts'))
+    assert np.array_equal(parts.probe, whole.probe)
+    assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+class CopyAfterFirst(SilentObserver):
+    """Copies what lies in the output folder when the first epoch has ended: what a kill would leave."""
+
+    def __init__(self, folder: Path, copy: Path) -> None:
+        self._folder = folder
+        self._copy = copy
+
+    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+        if epoch == 1:
+            shutil.copytree(self._folder, self._copy)
+
+
+def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    """The turn before the second epoch is taken again, from the network of the first."""
+    scan, _ = make_scan()
+    config = small(probe_trainable=True, epochs=3)
+    folder, copy = tmp_path / 'whole', tmp_path / 'copy'
+    whole = load_model(train([scan], config, folder, CopyAfterFirst(folder, copy)))
+    resumed = load_model(train([scan], config, copy))
+    assert np.array_equal(resumed.probe, whole.probe)
+    assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+def test_loader_processes_that_live_on_are_refused(tmp_path: Path) -> None:
+    scan, _ = make_scan()
+    tree = small(probe_trainable=True).model_dump()
+    tree['execution'] |= {'workers': 1, 'persistent_workers': True}
+    with pytest.raises(ConfigurationError, match='persistent_workers'):
+        train([scan], parse_config(tree), tmp_path)
+
+
+def holding_out(fraction: float = 0.05) -> Config:
+    tree = small().model_dump()
+    tree['data'] |= {'hold_out_scan': True, 'validation_fraction': fraction}
+    return parse_config(tree)
+
+
+@pytest.mark.parametrize('fraction', [0.05, 0.0])
+def test_a_scan_that_is_held_out_judges_and_does_not_teach(fraction: float, tmp_path: Path) -> None:
+    teacher, judge = make_scan()[0], replace(make_scan(seed=5)[0], name='judge')
+    spoiled = replace(judge, counts=judge.counts[:, ::-1].copy())
+    records = []
+    for number, last in enumerate((judge, spoiled)):
+        model = load_model(train([teacher, last], holding_out(fraction), tmp_path / str(number)))
+        assert model.header.scans == ('test scan',)
+        records.append((model.losses[0].training, model.losses[0].validation))
+    assert records[0][0] == records[1][0]
+    assert records[0][1] is not None
+    assert records[1][1] is not None
+    assert records[1][1] > 1.5 * records[0][1]
+
+
+def test_the_only_scan_cannot_be_held_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match='one scan only'):
+        train([make_scan()[0]], holding_out(), tmp_path)

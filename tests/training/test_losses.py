@@ -1,0 +1,90 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ptychopinn_torch_plugin.config import DataConfig
+from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.models.base import Generator, Measurement
+from ptychopinn_torch_plugin.physics import forward
+from ptychopinn_torch_plugin.physics.noise_models import DEVIANCES
+from ptychopinn_torch_plugin.training import losses as objective
+from ptychopinn_torch_plugin.training.batches import Batch, TrainingBatches
+from ptychopinn_torch_plugin.training.losses import discounted_mean, pinn_training_loss, supervised_loss
+from tests.helpers.scans import make_scan
+
+
+class Scripted(Generator):
+    """Yields given canvases; looks at the physics of some of them."""
+
+    default_steps = 3
+
+    def __init__(self, factors: tuple[float, ...], looked_at: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factors = factors
+        self.looked_at = looked_at
+
+    def window_size(self, asked: int, trained: int) -> int:
+        return asked or trained
+
+    def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
+        measured.descend(measured.start)
+        for number, factor in enumerate(self.factors):
+            canvas = measured.start * factor
+            if number in self.looked_at:
+                measured.descend(canvas)
+            yield canvas
+
+
+def batch_of(*, known_object: bool = False) -> Batch:
+    scan, _ = make_scan(known_object=known_object)
+    tensors = ScanTensors(scan, torch.device('cpu'))
+    config = DataConfig(group_size=4, neighbor_count=6)
+    batch = next(iter(TrainingBatches([tensors], [torch.arange(scan.size).numpy()], config, 2, 0)))
+    assert batch is not None
+    return batch
+
+
+@pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
+def test_every_yielded_canvas_is_judged_once_whether_physics_saw_it_or_not(
+    likelihood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, simulated = batch_of(), []
+
+    def counted(*arguments: Tensor) -> Tensor:
+        simulated.append(1)
+        return simulate(*arguments)
+
+    simulate = forward.simulate
+    monkeypatch.setattr(objective, 'simulate', counted)
+    factors = (0.7, 0.9, 1.0)
+    losses = [
+        float(pinn_training_loss(Scripted(factors, looked_at), batch, likelihood)) for looked_at in ((), (0, 1), (1,))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    assert len(simulated) == 3 + 1 + 2
+    singles = [pinn_training_loss(Scripted((factor,), ()), batch, likelihood) for factor in factors]
+    assert losses[0] == pytest.approx(float(discounted_mean(singles)), rel=1e-5)
+
+
+def test_later_canvases_count_more() -> None:
+    one, nothing = torch.tensor(1.0), torch.tensor(0.0)
+    assert float(discounted_mean([nothing, one])) > float(discounted_mean([one, nothing]))
+    assert float(discounted_mean([one, one, one])) == pytest.approx(1.0)
+
+
+def test_the_supervised_loss_forgives_a_complex_factor_and_nothing_else() -> None:
+    batch = batch_of(known_object=True)
+
+    class Answer(Scripted):
+        def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
+            yield batch.reference * (0.4 - 0.3j)
+
+    assert float(supervised_loss(Answer((), ()), batch)) < 1e-6
+    assert float(supervised_loss(Scripted((1.0,), ()), batch)) > 1e-3

@@ -1,0 +1,296 @@
+"""Real spawned workers: what arrives, how they die, and that none is left behind."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError, WorkerError
+from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
+from ptychopinn_torch_plugin.worker.messages import Finished, Heartbeat, LogRecord, Losses, Message, Preview, Progress
+from ptychopinn_torch_plugin.worker.parent import run_job
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = 'tests.worker.entries:'
+
+PARENT = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn_torch_plugin.config import Config
+from ptychopinn_torch_plugin.worker.job import open_job
+from ptychopinn_torch_plugin.worker.messages import LogRecord
+from ptychopinn_torch_plugin.worker.parent import run_job
+from tests.worker.conftest import make_scan
+
+GUARD
+    with open_job('train', [make_scan()], Config(), output_folder=Path.cwd()) as job:
+        generator = run_job(job, entry='tests.worker.entries:' + sys.argv[1], stop_grace_s=float(sys.argv[2]))
+        for message in generator:
+            if isinstance(message, LogRecord) and message.text.startswith('pid='):
+                print(message.text.removeprefix('pid='), job.folder, flush=True)
+                EPILOGUE
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_is_left() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def without_heartbeats(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if not isinstance(message, Heartbeat)]
+
+
+def log_texts(messages: list[Message]) -> list[str]:
+    return [message.text for message in messages if isinstance(message, LogRecord)]
+
+
+def failure_of(job: Job, entry: str) -> PtychoPINNError:
+    """The exception that a run of ``entry`` ends with (``match`` of pytest would also look at its notes)."""
+    with pytest.raises(PtychoPINNError) as caught:
+        list(run_job(job, entry=ENTRIES + entry))
+    return caught.value
+
+
+def is_running(pid: int) -> bool:
+    """True unless the process is gone or waits, dead, for whoever adopted it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f'/proc/{pid}/stat')
+    return not (status.exists() and status.read_text().rsplit(')', 1)[1].split()[0] == 'Z')
+
+
+def wait_until_gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def first_pid(generator: Iterator[Message]) -> int:
+    return next(
+        int(message.text.removeprefix('pid='))
+        for message in generator
+        if isinstance(message, LogRecord) and message.text.startswith('pid=')
+    )
+
+
+def test_a_whole_run(job: Job, scan: RawScan) -> None:
+    messages = []
+    for message in run_job(job, entry=ENTRIES + 'work'):
+        messages.append(message)
+        if isinstance(message, Preview):
+            preview = read_preview(message.path)
+            assert preview is not None
+            np.testing.assert_array_equal(preview, np.full((3, 2), 1 + 1j))
+    told = without_heartbeats(messages)
+    assert told[:2] == [Progress(1, 2), Losses(1, 0.5, None)]
+    assert told[-2:] == [Progress(2, 2), Finished()]
+    records = [(record.level, record.logger) for record in told if isinstance(record, LogRecord)]
+    assert records == [
+        (logging.INFO, 'ptychopinn_torch_plugin.tests'),
+        (logging.WARNING, 'somebody.else'),
+        (logging.DEBUG, 'py.warnings'),
+    ]
+    assert log_texts(told)[0] == 'counts are a memmap'
+    result = read_result(job.folder)
+    assert result.object_array[0, 0] == np.complex64(scan.counts.sum())
+    assert [record.validation for record in result.losses] == [None, 0.75]
+
+
+def test_environment_is_set_before_torch_and_only_there(scan: RawScan, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    config = parse_config({'training': {'threads': 3}})
+    with open_job('train', [scan], config, output_folder=tmp_path) as job:
+        texts = log_texts(list(run_job(job, entry=ENTRIES + 'report_environment')))
+    assert texts == ['wait=PASSIVE threads=3', 'torch=False', 'sigint=True']
+    assert dict(os.environ) == before
+
+
+def test_heartbeats_fill_the_silence(job: Job) -> None:
+    times = [time.monotonic()]
+    messages = []
+    for message in run_job(job, entry=ENTRIES + 'slow', heartbeat_s=0.1):
+        messages.append(message)
+        times.append(time.monotonic())
+    assert messages.count(Heartbeat()) >= 5
+    assert messages[-1] == Finished()
+    assert np.diff(times[:-1]).max() < 0.5
+
+
+def test_an_error_of_ours_comes_back_as_itself(job: Job) -> None:
+    error = failure_of(job, 'own_error')
+    assert type(error) is ModelFileError
+    assert str(error) == 'The model file is of another format; retrain.'
+    assert 'in own_error' in error.__notes__[0]
+
+
+def test_a_subclass_of_ours_comes_back_as_its_base(job: Job) -> None:
+    error = failure_of(job, 'subclass_error')
+    assert type(error) is InputError
+    assert str(error) == 'Too many bad pixels.'
+
+
+def test_a_foreign_error_is_named(job: Job) -> None:
+    error = failure_of(job, 'foreign_error')
+    assert type(error) is WorkerError
+    assert str(error) == 'The worker failed with tests.worker.entries.ForeignError: one and two'
+    assert 'in foreign_error' in error.__notes__[0]
+
+
+def test_want_of_memory_comes_with_a_hint(job: Job) -> None:
+    sentence = str(failure_of(job, 'memory_error'))
+    assert 'MemoryError: Unable to allocate 1 PiB. Most likely' in sentence
+    assert 'smaller "Batch size", "Group size"' in sentence
+
+
+def test_an_unknown_entry_is_an_error(job: Job) -> None:
+    assert 'no_such_function' in str(failure_of(job, 'no_such_function'))
+
+
+def test_a_killed_worker_hints_at_memory(job: Job) -> None:
+    error = failure_of(job, 'be_killed')
+    assert type(error) is WorkerError
+    assert 'was ended by SIGKILL' in str(error)
+    assert 'smaller "Batch size", "Group size"' in str(error)
+    assert str(error).endswith('Its last words: loading the patterns')
+
+
+def test_a_crash_has_last_words(job: Job) -> None:
+    error = failure_of(job, 'crash')
+    assert 'was ended by SIGSEGV' in str(error)
+    assert 'terminate called: illegal memory access' in str(error)
+    assert 'in crash' in error.__notes__[0], 'the stack at the crash'
+
+
+def test_a_worker_that_leaves_is_noticed(job: Job) -> None:
+    assert str(failure_of(job, 'vanish')) == (
+        'The worker process ended with exit code 3 and without a result. It said nothing before.'
+    )
+
+
+def test_stop_lets_the_worker_keep_what_it_has(job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    generator = run_job(job, entry=ENTRIES + 'finish_when_asked')
+    pid = first_pid(generator)
+    with caplog.at_level(logging.INFO, logger='ptychopinn_torch_plugin'):
+        start = time.monotonic()
+        generator.close()
+    assert (tmp_path / 'kept').read_text() == 'best model'
+    assert 'model written' in caplog.messages
+    assert time.monotonic() - start < 5
+    assert not is_running(pid)
+
+
+def test_an_exception_of_the_caller_stops_the_worker(job: Job, tmp_path: Path) -> None:
+    generator = run_job(job, entry=ENTRIES + 'finish_when_asked')
+    first_pid(generator)
+    with pytest.raises(KeyboardInterrupt):
+        generator.throw(KeyboardInterrupt())
+    assert (tmp_path / 'kept').exists()
+
+
+def test_a_worker_that_ignores_the_stop_is_killed(job: Job) -> None:
+    generator = run_job(job, entry=ENTRIES + 'never_stop', stop_grace_s=0.5)
+    pid = first_pid(generator)
+    start = time.monotonic()
+    generator.close()
+    assert 0.4 < time.monotonic() - start < 3
+    assert not is_running(pid)
+
+
+def test_a_failure_during_the_stop_is_logged(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    generator = run_job(job, entry=ENTRIES + 'fail_when_asked')
+    assert any(isinstance(message, Progress) for message in generator)
+    generator.close()
+    assert 'No epoch was finished.' in caplog.text
+
+
+def test_work_does_not_begin_after_a_stop_during_start_up(job: Job, tmp_path: Path) -> None:
+    generator = run_job(job, entry=ENTRIES + 'finish_when_asked', heartbeat_s=0.01)
+    assert next(generator) == Heartbeat()
+    generator.close()
+    assert not (tmp_path / 'kept').exists()
+
+
+def test_the_schedulers_warning_ends_the_work_in_order(job: Job) -> None:
+    messages = list(run_job(job, entry=ENTRIES + 'be_terminated'))
+    assert log_texts(messages) == ['stopped in order']
+    assert messages[-1] == Finished()
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='needs /proc to count open files')
+def test_no_file_descriptor_leaks(job: Job) -> None:
+    list(run_job(job, entry=ENTRIES + 'be_terminated'))
+    before = set(os.listdir('/proc/self/fd'))  # noqa: PTH208 - names only, the entries vanish while listed
+    with pytest.raises(WorkerError):
+        list(run_job(job, entry=ENTRIES + 'vanish'))
+    assert set(os.listdir('/proc/self/fd')) == before  # noqa: PTH208
+
+
+def start_parent(folder: Path, entry: str, grace_s: float, *, epilogue: str, is_script: bool) -> subprocess.Popen[str]:
+    """Start another interpreter that runs a worker, from a guarded script or from ``python -c``."""
+    guard = "if __name__ == '__main__':" if is_script else 'if True:'
+    source = PARENT.replace('GUARD', guard).replace('EPILOGUE', epilogue)
+    script = folder / 'console-script'
+    script.write_text(source, encoding='utf-8')
+    command = [sys.executable, *([str(script)] if is_script else ['-c', source]), entry, str(grace_s)]
+    return subprocess.Popen(
+        command, cwd=folder, env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(('entry', 'is_script'), [('never_stop', True), ('finish_when_asked', False)])
+def test_the_worker_dies_with_its_parent(tmp_path: Path, entry: str, is_script: bool) -> None:
+    with start_parent(tmp_path, entry, 1.0, epilogue='pass', is_script=is_script) as parent:
+        assert parent.stdout is not None
+        pid, job_folder = parent.stdout.readline().split(maxsplit=1)
+        assert is_running(int(pid))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(5)
+        assert wait_until_gone(int(pid), 6)
+    assert (tmp_path / 'kept').exists() == (entry == 'finish_when_asked')
+    assert not Path(job_folder.strip()).exists(), 'the orphaned job folder is removed'
+
+
+def test_an_unclosed_generator_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    epilogue = 'sys.modules["keep"] = generator; sys.exit(0)'
+    with start_parent(tmp_path, 'never_stop', 0.5, epilogue=epilogue, is_script=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline().split()[0])
+        assert parent.wait(6) == 0
+        assert wait_until_gone(pid, 3)
+
+
+def test_a_script_without_guard_is_told_so(tmp_path: Path) -> None:
+    source = PARENT.replace('GUARD', 'if True:').replace('EPILOGUE', 'pass')
+    script = tmp_path / 'script.py'
+    script.write_text(source, encoding='utf-8')
+    done = subprocess.run(
+        [sys.executable, str(script), 'never_stop', '1'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs the guard if __name__ == '__main__'" in done.stderr
