@@ -1,4 +1,4 @@
-"""Sides to look at an image from: in training, which way is up teaches nothing."""
+"""Augmentation: the eight rotations by 90 degrees and reflections of an image."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ import torch
 from torch import Tensor
 
 
-class Turn(NamedTuple):
-    """A rotation by quarter turns, and a mirror: what a canvas looks like from another side.
-
-    In training every batch is shown from a random side.
-    """
+class Augmentation(NamedTuple):
+    """A rotation by multiples of 90 degrees, then a reflection; in training each batch gets a random one."""
 
     quarters: int = 0
     mirrored: bool = False
 
     @classmethod
-    def random(cls) -> Turn:
-        """One of the eight sides, by torch's random generator."""
-        side = int(torch.randint(8, ()))
-        return cls(side % 4, mirrored=side >= 4)
+    def random(cls) -> Augmentation:
+        """Draw one of the eight by torch's random generator."""
+        number = int(torch.randint(8, ()))
+        return cls(number % 4, mirrored=number >= 4)
 
-    def forth(self, image: Tensor) -> Tensor:
-        """Turn ``(..., h, w)``."""
+    def apply(self, image: Tensor) -> Tensor:
+        """Transform ``(..., h, w)``."""
         turned = torch.rot90(image, self.quarters, dims=(-2, -1))
         return turned.flip(-1) if self.mirrored else turned
 
-    def back(self, image: Tensor) -> Tensor:
-        """Undo :meth:`forth`, for ``(..., h, w)`` as it came out of there."""
+    def invert(self, image: Tensor) -> Tensor:
+        """Undo :meth:`apply`, for ``(..., h, w)`` as it was returned."""
         straight = image.flip(-1) if self.mirrored else image
         return torch.rot90(straight, -self.quarters, dims=(-2, -1))

@@ -1,4 +1,4 @@
-"""What training and inference ask of a network, whichever it is."""
+"""What training and inference require of every network."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..physics.forward import Frames
+from ..physics.forward import PatternBatch
 
-Descend = Callable[[Tensor], Tensor]
-"""Physics: canvas ``(B, h, w)`` complex to descent direction of the same shape, not preconditioned."""
+ObjectUpdate = Callable[[Tensor], Tensor]
+"""Object array ``(B, h, w)`` complex to its update ``-1/4 dD/dO*`` of the same shape, not preconditioned."""
 
 
 class Measurement(NamedTuple):
-    """All that a generator is told of the patterns of ``B`` canvases."""
+    """All that a generator receives about the patterns of ``B`` object arrays."""
 
-    descend: Descend
-    """Physics of all the patterns together."""
-    batches: Iterable[Frames]
-    """The patterns, frames ``(B, C, H, W)`` on the same canvases, part by part; may be gone through again."""
+    update: ObjectUpdate
+    """Update of the object by all the patterns together."""
+    batches: Iterable[PatternBatch]
+    """The patterns ``(B, C, H, W)`` on the same object arrays, in parts; can be iterated more than once."""
     start: Tensor
-    """Where to start, ``(B, h, w)`` complex64: ones, if nothing is known."""
+    """Initial object, ``(B, h, w)`` complex64: ones if nothing is known."""
     illumination: Tensor
     """Photons per pixel for a transparent object, ``(B, h, w)`` real."""
 
 
 class Generator(nn.Module, ABC):
-    """A network that makes an object of measured patterns."""
+    """A network that reconstructs an object from measured patterns."""
 
     default_steps: int
-    """Canvases that it yields for a reconstruction unless asked otherwise."""
+    """Object arrays that it yields for a reconstruction unless a number is given."""
     most_steps: int | None = None
-    """Canvases it can yield at most; None where there is no limit."""
+    """Object arrays that it can yield at most; None where there is no limit."""
     is_anchored: bool = False
-    """Whether at inference every position shall have a window of its own; otherwise windows share no position."""
+    """Whether inference gives every position a window of its own; otherwise windows share no position."""
 
     @abstractmethod
     def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
-        """Yield ever better canvases; the last one is the answer.
+        """Yield successive estimates of the object; the last one is the result.
 
         Args:
             measured: the patterns and their physics.
-            steps: number of canvases to yield; as in training if None.
+            steps: number of estimates to yield; as in training if None.
 
         Yields:
             ``(B, h, w)`` complex64.
         """
 
     @abstractmethod
-    def window_size(self, asked: int, trained: int) -> int:
-        """Positions to reconstruct on one canvas at inference, 0 for the whole scan.
+    def window_size(self, requested: int, trained: int) -> int:
+        """Return the positions to reconstruct in one object array at inference, 0 for the whole scan.
 
         Args:
-            asked: the user's wish, 0 where there is none.
+            requested: the user's setting, 0 for automatic.
             trained: size of the groups that the network was trained on.
         """

@@ -1,10 +1,15 @@
 """The patch network: one pass from a group of patterns to the object patches of its positions.
 
-PtychoPINN's own form (Hoidn et al., Sci Rep 13, 22789, 2023), with one difference that matters: the network is not fed
-patterns, which would leave it to learn a Fourier inversion, but what a few preconditioned gradient steps from a flat
-object make of them in real space: the guess. Every position shows its cut of the guess and where its own pattern and
-those of the group want it to go; the answer is an amplitude and a phase that the guess is multiplied by. The patches
-of a group are then placed, added up and divided by their weights (the constraint map): all of them show one object.
+The form of PtychoPINN (O. Hoidn et al., Sci Rep 13, 22789, 2023), with one difference: the input of the network is not
+the patterns, from which it would have to learn a Fourier inversion, but the initial estimate that a few preconditioned
+steps (:mod:`.physics_step`) make of them in real space. For every position ``j`` of a group, with the initial estimate
+``G``, its update ``dG`` by all patterns of the group and ``dG_j`` by the position's own pattern, the network ``N``
+returns an amplitude ``a_j`` and a phase ``p_j`` that multiply the estimate::
+
+    O_j = a_j exp(i p_j) R_j G,   (a_j, p_j) = N(R_j G, R_j dG, dG_j, illumination)
+    O   = sum_j R_j^T(w_j O_j) / sum_j R_j^T w_j
+
+The weighted mean over the group is PtychoPINN's constraint map.
 """
 
 from __future__ import annotations
@@ -18,22 +23,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import ModelConfig
-from ..physics.forward import Frames, frame_descents
-from ..physics.patches import gather, merge
-from ..physics.probe import power
-from .augmentation import Turn
+from ..physics.forward import PatternBatch, exit_wave_update, patch_updates, power, simulate
+from ..physics.patches import accumulate_patches, extract_patches
+from .augmentation import Augmentation
 from .base import Generator, Measurement
-from .physics_step import ILLUMINATION_FLOOR, STEP_SIZE, Descent, momentum_schedule, phase_slope, unit_of
+from .physics_step import OBJECT_STEP, PreconditionedUpdate, local_phase, momentum, phase_slope, regularise
 from .unet import UNet
 
 UNSHUFFLE = 4
 WEIGHT_FLOOR = 1e-3
-"""Weight of a patch where its position sends no light, relative to its brightest pixel."""
+"""Weight of a patch where its probe has no power, relative to its brightest pixel."""
 COARSE_PX = 4
-"""Side of the blocks that the answer shows beyond the centre of a frame."""
+"""Side of the blocks, pixels, in which the output is constant outside the centre of a pattern."""
 FEATURES = 9
 
-# Shifted so that zero, where the untrained network starts, leaves the guess as it is.
+# Shifted so that zero, the output of the untrained network, leaves the initial estimate unchanged.
 AMPLITUDES: dict[str, Callable[[Tensor], Tensor]] = {
     'softplus': lambda x: functional.softplus(x + math.log(math.e - 1.0)),
     'sigmoid': lambda x: 2.0 * torch.sigmoid(x),
@@ -43,14 +47,14 @@ AMPLITUDES: dict[str, Callable[[Tensor], Tensor]] = {
 """Amplitude activations by the name they have in the configuration; each maps 0 to 1."""
 
 
-class _Seen(NamedTuple):
-    """What the positions of a group show to the network; all ``(B, C, H, W)``."""
+class _Inputs(NamedTuple):
+    """Inputs of the network at the positions of a group; all ``(B, C, H, W)``."""
 
-    guess: Tensor
-    together: Tensor
-    """Where all patterns of the group want the guess to go, complex."""
-    alone: Tensor
-    """Where the position's own pattern wants it to go, complex."""
+    estimate: Tensor
+    group_update: Tensor
+    """Update of the estimate by all patterns of the group, complex."""
+    own_update: Tensor
+    """Update of the estimate by the position's own pattern, complex."""
     weight: Tensor
     light: Tensor
     """Photons of the position relative to its brightest pixel."""
@@ -65,79 +69,79 @@ class PatchGenerator(Generator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.guess_steps = config.steps
+        self.physics_steps = config.steps
         self.network = UNet(FEATURES, 2, width=config.width, levels=config.levels, unshuffle=UNSHUFFLE)
         self.amplitude = AMPLITUDES[config.amplitude_activation]
-        self.whole_frame = config.probe_big
+        self.whole_pattern = config.probe_big
 
-    def window_size(self, asked: int, trained: int) -> int:
-        """The groups it was trained on, unless asked for others."""
-        return asked or trained
+    def window_size(self, requested: int, trained: int) -> int:
+        """Return ``requested``, or the group size of the training."""
+        return requested or trained
 
     def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
-        """Yield one canvas, the merged patches of every group; see :meth:`.generator.Generator.unroll`."""
+        """Yield one object, the weighted mean of all patches of a group; see :meth:`.base.Generator.unroll`."""
         del steps
-        # No weight of the network has a say in the guess.
+        # The initial estimate does not depend on the weights of the network.
         with torch.no_grad():
-            guess, direction, weight = self._guess(measured)
-        shape = (guess.shape[-2], guess.shape[-1])
-        total, weights = torch.zeros_like(guess), torch.zeros_like(weight)
-        for frames in measured.batches:
-            seen = _look(frames, guess, direction, weight)
-            patches = self._patches(seen)
-            share = seen.light + WEIGHT_FLOOR
-            if not self.whole_frame:
+            estimate, update, weight = self._initial_estimate(measured)
+        shape = (estimate.shape[-2], estimate.shape[-1])
+        total, weights = torch.zeros_like(estimate), torch.zeros_like(weight)
+        for batch in measured.batches:
+            inputs = _inputs_of(batch, estimate, update, weight)
+            patches = self._patches(inputs)
+            share = inputs.light + WEIGHT_FLOOR
+            if not self.whole_pattern:
                 share = share * _centre(share)
-            total = total + merge(patches * share, frames.patch_origins, shape)
-            weights = weights + merge(share, frames.patch_origins, shape)
+            total = total + accumulate_patches(patches * share, batch.patch_origins, shape)
+            weights = weights + accumulate_patches(share, batch.patch_origins, shape)
         covered = weights > 0
         yield torch.where(covered, total / torch.where(covered, weights, 1.0), measured.start)
 
-    def _guess(self, measured: Measurement) -> tuple[Tensor, Tensor, Tensor]:
-        """Guess, next direction and weight, ``(B, h, w)``."""
-        physics = Descent(measured)
-        canvas, velocity = measured.start, torch.zeros_like(measured.start)
-        for step in range(self.guess_steps):
-            velocity = momentum_schedule(step) * velocity + STEP_SIZE * physics.direction(canvas)
-            canvas = canvas + velocity
-        return canvas, physics.direction(canvas), physics.weight
+    def _initial_estimate(self, measured: Measurement) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the estimate, its next preconditioned update and the relative illumination, ``(B, h, w)``."""
+        update = PreconditionedUpdate(measured)
+        estimate, velocity = measured.start, torch.zeros_like(measured.start)
+        for step in range(self.physics_steps):
+            velocity = momentum(step) * velocity + OBJECT_STEP * update(estimate)
+            estimate = estimate + velocity
+        return estimate, update(estimate), update.weight
 
-    def _patches(self, seen: _Seen) -> Tensor:
-        """Patches ``(B, C, H, W)`` complex."""
-        turn = Turn.random() if self.training else Turn()
-        features = _features(*(turn.forth(image) for image in seen)).flatten(0, 1)
-        # Bounded, so that a step of the training that goes wrong spoils a patch and not the weights.
-        answer = torch.tanh(turn.back(self.network(features)).float())
-        answer = answer.reshape(*seen.guess.shape[:2], *answer.shape[1:])
-        centre = _centre(seen.light)
-        if self.whole_frame:
+    def _patches(self, inputs: _Inputs) -> Tensor:
+        """Return the patches, ``(B, C, H, W)`` complex."""
+        augmentation = Augmentation.random() if self.training else Augmentation()
+        features = _features(_Inputs(*(augmentation.apply(image) for image in inputs))).flatten(0, 1)
+        # Bounded, so that one bad step of the training changes a patch by a bounded amount.
+        answer = torch.tanh(augmentation.invert(self.network(features)).float())
+        answer = answer.reshape(*inputs.estimate.shape[:2], *answer.shape[1:])
+        centre = _centre(inputs.light)
+        if self.whole_pattern:
             answer = torch.where(centre, answer, _coarse(answer))
         factor = torch.polar(self.amplitude(answer[:, :, 0]), math.pi * answer[:, :, 1])
-        patches = seen.guess * factor
-        return patches if self.whole_frame else torch.where(centre, patches, torch.ones_like(patches))
+        patches = inputs.estimate * factor
+        return patches if self.whole_pattern else torch.where(centre, patches, torch.ones_like(patches))
 
 
-def _look(frames: Frames, guess: Tensor, direction: Tensor, weight: Tensor) -> _Seen:
-    size = (frames.probes.shape[-2], frames.probes.shape[-1])
+def _inputs_of(batch: PatternBatch, estimate: Tensor, update: Tensor, weight: Tensor) -> _Inputs:
+    size = (batch.probes.shape[-2], batch.probes.shape[-1])
     with torch.no_grad():
-        light = power(frames.probes)
-        brightest = light.amax(dim=(-2, -1), keepdim=True)
-        alone = frame_descents(guess, frames).direction / (light + ILLUMINATION_FLOOR * brightest)
-        cuts = [gather(image, frames.patch_origins, size) for image in (guess, direction, weight)]
-        return _Seen(cuts[0], cuts[1], alone, cuts[2], light / brightest)
+        light = power(batch.probes)
+        chi = exit_wave_update(simulate(estimate, batch.probes, batch.patch_origins), batch)
+        own = patch_updates(chi, batch.probes) / regularise(light)
+        at_positions = [extract_patches(image, batch.patch_origins, size) for image in (estimate, update, weight)]
+        return _Inputs(at_positions[0], at_positions[1], own, at_positions[2], light / light.amax((-2, -1), True))
 
 
-def _features(guess: Tensor, together: Tensor, alone: Tensor, weight: Tensor, light: Tensor) -> Tensor:
-    """What the network is fed, ``(B, C, FEATURES, H, W)``: all relative to the local phase of the guess."""
-    back = unit_of(guess).conj()
-    slopes = [phase_slope(back.conj(), axis) for axis in (-2, -1)]
-    together, alone = together * back, alone * back
-    moves = [together.real, together.imag, alone.real, alone.imag]
-    return torch.stack([guess.abs() - 1.0, *slopes, *moves, weight, light], dim=2)
+def _features(inputs: _Inputs) -> Tensor:
+    """Return the input channels, ``(B, C, FEATURES, H, W)``: all relative to the local phase of the estimate."""
+    unit = local_phase(inputs.estimate)
+    slopes = [phase_slope(unit, axis) for axis in (-2, -1)]
+    group, own = inputs.group_update * unit.conj(), inputs.own_update * unit.conj()
+    updates = [group.real, group.imag, own.real, own.imag]
+    return torch.stack([inputs.estimate.abs() - 1.0, *slopes, *updates, inputs.weight, inputs.light], dim=2)
 
 
 def _coarse(answer: Tensor) -> Tensor:
-    """``(B, C, 2, H, W)`` in blocks that show their mean, smoothly joined."""
+    """Replace ``(B, C, 2, H, W)`` by the means of blocks, interpolated bilinearly."""
     height, width = answer.shape[-2:]
     blocks = functional.avg_pool2d(answer.flatten(0, 1), COARSE_PX, ceil_mode=True, count_include_pad=False)
     smooth = functional.interpolate(blocks, scale_factor=COARSE_PX, mode='bilinear', align_corners=False)
@@ -145,7 +149,7 @@ def _coarse(answer: Tensor) -> Tensor:
 
 
 def _centre(image: Tensor) -> Tensor:
-    """True in the central half of each axis of a frame, ``(H, W)`` bool."""
+    """Return True in the central half of each axis of a patch, ``(H, W)`` bool."""
     height, width = image.shape[-2:]
     centre = torch.zeros((height, width), dtype=torch.bool, device=image.device)
     centre[height // 4 : height - height // 4, width // 4 : width - width // 4] = True

@@ -1,4 +1,17 @@
-"""The physics step that generators share: the preconditioned momentum step of an iterative solver."""
+"""The physics step that solver and networks share: a preconditioned step with heavy-ball momentum.
+
+With the object update ``U`` (:mod:`ptychopinn_torch_plugin.physics.forward`), the illumination ``W = sum_jm |P_jm|^2``
+of the object and the low-frequency preconditioner ``L`` (:mod:`ptychopinn_torch_plugin.physics.preconditioner`), step
+``k`` (from 0) is::
+
+    V <- b_k V + t L(U / (W + e max W)),   b_k = min(0.93, k / (k + 5))
+    O <- O + V
+
+This is heavy-ball momentum (B. T. Polyak, USSR Comput. Math. Math. Phys. 4, 1 (1964); for ptychography A. Maiden et
+al., Optica 4, 736 (2017)) with the ramp of an accelerated method. ``t = 1.2``, ``e = 0.05`` and the limit of ``b`` have
+no derivation: on 484 scans positions of 64 pixels a fixed momentum of 0.9 with steps of 0.35 needed three times the
+epochs (amplitude / phase SSIM after 20 epochs .638/.723 against .966/.975).
+"""
 
 from __future__ import annotations
 
@@ -8,42 +21,46 @@ from torch import Tensor
 from ..physics.preconditioner import low_frequency_filter, precondition_low_frequencies
 from .base import Measurement
 
+OBJECT_STEP = 1.2
+"""``t``."""
 ILLUMINATION_FLOOR = 0.05
-"""Regularisation of the illumination preconditioner, relative to the brightest pixel."""
+"""``e``."""
 MOMENTUM_LIMIT = 0.93
-STEP_SIZE = 1.2
-SLOW_PHASE_GAIN = 10.0
-"""High, because the steps are few."""
-UNIT_FLOOR = 1e-3
-"""Keeps the local phase defined where the object is opaque."""
+OPAQUE = 1e-3
+"""Added to ``|O|^2`` where the local phase is taken: it stays defined where the object is opaque."""
 
 
-def momentum_schedule(step: int) -> float:
-    """Momentum of physics step ``step`` (from 0): ramped up, because early directions are poor."""
+def momentum(step: int) -> float:
+    """Return ``b_k`` of a step (from 0): small at first, because early directions are poor."""
     return min(MOMENTUM_LIMIT, step / (step + 5.0))
 
 
-class Descent:
-    """Preconditioned directions of a measurement."""
+def regularise(weight: Tensor) -> Tensor:
+    """Return ``W + e max W``, for ``(..., h, w)`` real: the divisor of a preconditioned update."""
+    return weight + ILLUMINATION_FLOOR * weight.amax(dim=(-2, -1), keepdim=True)
+
+
+class PreconditionedUpdate:
+    """The preconditioned object update of a measurement."""
 
     def __init__(self, measured: Measurement) -> None:
-        self._descend = measured.descend
+        self._update = measured.update
         light = measured.illumination
-        self.preconditioner = 1.0 / (light + ILLUMINATION_FLOOR * light.amax(dim=(-2, -1), keepdim=True))
+        self.preconditioner = 1.0 / regularise(light)
         self.weight = light * self.preconditioner
-        """How much the patterns say about each pixel, ``(B, h, w)`` real, 0 to 1."""
-        self._gain = low_frequency_filter((light.shape[-2], light.shape[-1]), light.device, SLOW_PHASE_GAIN)
+        """Illumination relative to its regularised value, ``(B, h, w)`` real, 0 to 1."""
+        self._gain = low_frequency_filter((light.shape[-2], light.shape[-1]), light.device)
 
-    def direction(self, canvas: Tensor) -> Tensor:
-        """Where the patterns want ``canvas`` to go, ``(B, h, w)`` complex; a step of size 1 is about right."""
-        return precondition_low_frequencies(self._descend(canvas) * self.preconditioner, canvas, self._gain)
+    def __call__(self, object_array: Tensor) -> Tensor:
+        """Compute ``L(U / (W + e max W))`` at ``object_array``, ``(B, h, w)`` complex."""
+        return precondition_low_frequencies(self._update(object_array) * self.preconditioner, object_array, self._gain)
 
 
-def unit_of(image: Tensor) -> Tensor:
-    """The local phase of an image as a number of modulus 1 (less where it is opaque), same shape and dtype."""
-    return image / torch.sqrt(image.real.square() + image.imag.square() + UNIT_FLOOR)
+def local_phase(image: Tensor) -> Tensor:
+    """Return the local phase as a number of modulus 1 (less where the object is opaque), same shape and dtype."""
+    return image / torch.sqrt(image.real.square() + image.imag.square() + OPAQUE)
 
 
 def phase_slope(unit: Tensor, axis: int) -> Tensor:
-    """Sine of the phase step from each pixel to the next along ``axis`` (cyclic), ``(..., h, w)`` real."""
+    """Return the sine of the phase step from each pixel to the next along ``axis`` (cyclic), ``(..., h, w)`` real."""
     return (unit.conj() * unit.roll(-1, dims=axis)).imag

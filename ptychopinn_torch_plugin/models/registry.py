@@ -1,4 +1,4 @@
-"""The generators by name: configuration and model file name them, nothing is imported by name from a file."""
+"""The generators by the name they have in configuration and model file; no file can name anything else to import."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ GENERATORS: dict[str, Callable[[ModelConfig], Generator]] = {'unrolled': Unrolle
 
 
 def build_generator(config: ModelConfig) -> Generator:
-    """The network that ``config`` describes, freshly initialised."""
+    """Build the network of ``config``, newly initialised."""
     return GENERATORS[config.generator](config)

@@ -1,4 +1,4 @@
-"""Building blocks of the networks."""
+"""The U-Net of the networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions with GELU; no normalisation, so that the answer does not depend on the canvas size."""
+    """Two 3x3 convolutions with GELU; no normalisation, so that the output does not depend on the size of the object array."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -20,16 +20,16 @@ class ConvBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``."""
+        """Map ``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``."""
         y: Tensor = self.body(x)
         return y
 
 
 class UNet(nn.Module):
-    """A small U-Net on a coarser grid (pixel unshuffle), with a head that starts at zero.
+    """A small U-Net on a coarser grid (pixel unshuffle) whose last layer starts at zero.
 
-    Zero at the start means that an untrained network changes nothing: what it is plugged into works from the first
-    step on, and training can only add to it. Architecture after O. Ronneberger et al., MICCAI 2015
+    An untrained network therefore returns zero, and what uses it as a correction works before any training.
+    Architecture after O. Ronneberger et al., MICCAI 2015
     (doi:10.1007/978-3-319-24574-4_28).
     """
 
@@ -52,7 +52,7 @@ class UNet(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
+        """Map ``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         x = functional.pixel_unshuffle(x, self.unshuffle)

@@ -1,8 +1,17 @@
-"""The unrolled canvas network: physics steps on the object, each followed by a small shared U-Net.
+"""The unrolled network: physics steps on the object, each followed by a small shared U-Net.
 
-Every step is the preconditioned momentum step of an iterative solver (so the untrained network already reconstructs);
-what the network adds after each step is what the patterns of training scans taught it. Patterns are never fed to the
-network: it sees the canvas, the last physics step and the illumination, all in real space.
+Learned unrolling (J. Adler & O. Oktem, IEEE Trans. Med. Imaging 37, 1322 (2018); K. Hammernik et al., Magn. Reson.
+Med. 79, 3055 (2018)). With the momentum step of :mod:`.physics_step`, learned step sizes ``t_k``, the local phase
+``u = O / |O|`` and the network ``N`` with memory ``M``, step ``k`` is::
+
+    V <- b_k V + t_k G(O)                        G: preconditioned object update
+    O <- O + V
+    (C, M) <- N(|O| - 1, u* G, slopes of u, W, M)
+    O <- O + u W tanh(C)                         W: relative illumination, 0 to 1
+
+The network never receives patterns, only real-space images, relative to the local phase: a constant phase, which no
+pattern fixes, changes nothing, and a network trained on one range of phases works on another. Its last layer starts at
+zero, so the untrained network is the iterative solver; ``tanh`` bounds the correction of a single step.
 """
 
 from __future__ import annotations
@@ -14,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .augmentation import Turn
+from .augmentation import Augmentation
 from .base import Generator, Measurement
-from .physics_step import STEP_SIZE, Descent, momentum_schedule, phase_slope, unit_of
+from .physics_step import OBJECT_STEP, PreconditionedUpdate, local_phase, momentum, phase_slope
 from .unet import UNet
 
 STEPS_FACTOR = 2
-"""More steps than in training still improve the picture: the network was trained to help at every one of them."""
+"""Steps of inference per step of training: more steps still improve the object, since each was trained to."""
 
 
 class UnrolledGenerator(Generator):
@@ -34,45 +43,43 @@ class UnrolledGenerator(Generator):
         self.network = UNet(
             6 + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
         )
-        self.log_step_sizes = nn.Parameter(torch.full((config.steps,), math.log(STEP_SIZE)))
+        self.log_step_sizes = nn.Parameter(torch.full((config.steps,), math.log(OBJECT_STEP)))
 
-    def window_size(self, asked: int, trained: int) -> int:
-        """As asked: the whole scan on one canvas makes the best picture, however small the trained groups were."""
+    def window_size(self, requested: int, trained: int) -> int:
+        """Return ``requested``: the whole scan in one array gives the best object, whatever size was trained on."""
         del trained
-        return asked
+        return requested
 
     def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
-        """Yield the canvas after every step; see :meth:`.generator.Generator.unroll`.
+        """Yield the object after every step; see :meth:`.base.Generator.unroll`.
 
         Steps beyond those of the training use the last learned step size.
         """
-        physics = Descent(measured)
-        canvas, velocity = measured.start, torch.zeros_like(measured.start)
-        turn = Turn.random() if self.training else Turn()
-        memory = turn.forth(canvas.real.new_zeros((canvas.shape[0], self.memory_channels, *canvas.shape[-2:])))
+        update = PreconditionedUpdate(measured)
+        estimate, velocity = measured.start, torch.zeros_like(measured.start)
+        augmentation = Augmentation.random() if self.training else Augmentation()
+        memory = augmentation.apply(
+            estimate.real.new_zeros((estimate.shape[0], self.memory_channels, *estimate.shape[-2:]))
+        )
         for step in range(self.steps if steps is None else steps):
-            direction = physics.direction(canvas)
+            direction = update(estimate)
             size = self.log_step_sizes[min(step, self.steps - 1)].exp()
-            velocity = momentum_schedule(step) * velocity + size * direction
-            canvas = canvas + velocity
+            velocity = momentum(step) * velocity + size * direction
+            estimate = estimate + velocity
             correction, memory = self._correct(
-                turn.forth(canvas), turn.forth(direction), turn.forth(physics.weight), memory
+                *(augmentation.apply(image) for image in (estimate, direction, update.weight)), memory
             )
-            canvas = canvas + turn.back(correction)
-            yield canvas
+            estimate = estimate + augmentation.invert(correction)
+            yield estimate
 
-    def _correct(self, canvas: Tensor, direction: Tensor, weight: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's say: a complex correction of the canvas and the memory for the next step.
-
-        Everything is seen and said relative to the local phase of the canvas. A constant phase, which no pattern
-        fixes, then changes nothing, and a network trained on one range of phases serves another.
-        """
-        unit = unit_of(canvas)
+    def _correct(self, estimate: Tensor, direction: Tensor, weight: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's correction, ``(B, h, w)`` complex, and the memory for the next step."""
+        unit = local_phase(estimate)
         relative = direction * unit.conj()
         slope_y, slope_x = (phase_slope(unit, axis) for axis in (-2, -1))
-        features = [canvas.abs() - 1.0, relative.real, relative.imag, slope_y, slope_x, weight]
+        features = [estimate.abs() - 1.0, relative.real, relative.imag, slope_y, slope_x, weight]
         answer = self.network(torch.cat([torch.stack(features, dim=1), memory], dim=1))
-        # Bounded, so that a network that meets a scan unlike its training scans cannot run away step by step.
+        # Bounded, so that the corrections of a network cannot grow from step to step on a scan unlike its training.
         bounded = torch.tanh(answer[:, :2]) * weight[:, None]
         correction = unit * torch.complex(bounded[:, 0], bounded[:, 1])
         return correction, torch.tanh(memory + answer[:, 2:])

@@ -1,69 +1,83 @@
-"""How well simulated patterns explain the measured ones: mean deviance per measured pixel.
+"""Likelihoods of measured counts: their deviance, and the factor of the exit-wave update.
 
-All likelihoods are scaled alike: about 1 where the model is right and the counts are many, less where they are few.
+With measured counts ``n``, expected counts ``I``, and the floor ``f`` of ``POISSON_FLOOR`` photons, the deviance of a
+pixel is::
+
+    amplitude   D = 4 (sqrt(I) - sqrt(n))^2
+    poisson     D = 2 [(I + f) - (n + f) log(I + f)]  less its value at I = n
+    mae         D = sqrt(2 pi) |sqrt(I) - sqrt(n)|
+
+All are about 1 on average where the model is right and the counts are many, less where they are few. The square root
+stabilises the variance of counts at 1/4 (F. J. Anscombe, Biometrika 35, 246 (1948)), hence the factor 4. The Poisson
+deviance is that of P. McCullagh & J. A. Nelder, Generalized Linear Models, 2nd ed., sec. 2.3, with ``f`` added to
+measured and expected counts alike: its minimum stays at ``I = n``, and a dark pixel that caught a photon has a finite
+weight. ``mae`` has the same mean where the noise is normal with variance 1/4, and is less sensitive to what no model
+explains (a dead region, a stray reflection).
+
+The factor of the exit-wave update is ``q = -1/4 dD/dI`` (see :mod:`.forward`)::
+
+    amplitude   q = sqrt(n / I) - 1
+    poisson     q = (n - I) / (2 (I + f))
+
+The two agree where the counts are many.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-DARK_FLOOR = 1e-3
-"""Counts added to the model where the Poisson likelihood takes its logarithm."""
+POISSON_FLOOR = 0.05
+"""``f``, photons: one value for gradient, deviance and restarts. Chosen by the quality of 64-pixel scans at 10^4 photons
+per pattern, where .05 gave .02 more amplitude SSIM than .5."""
+
+
+def update_factor(expected: Tensor, amplitudes: Tensor, likelihood: str) -> Tensor:
+    """Compute ``q`` for every pixel.
+
+    Args:
+        expected: counts, ``(..., H, W)`` real, positive.
+        amplitudes: square roots of the measured counts, same shape.
+        likelihood: 'amplitude' or 'poisson'.
+    """
+    if likelihood == 'poisson':
+        return 0.5 * (amplitudes.square() - expected) / (expected + POISSON_FLOOR)
+    return amplitudes * expected.rsqrt() - 1.0
 
 
 def amplitude_deviance(model: Tensor, measured: Tensor, good_pixels: Tensor) -> Tensor:
-    """Four times the squared amplitude difference, averaged over the measured pixels.
-
-    The square root stabilises the variance of Poisson counts at 1/4 (F. J. Anscombe, Biometrika 35, 246 (1948)), so
-    this is the deviance of a Gaussian model of the amplitudes.
+    """Compute the mean amplitude deviance of the measured pixels.
 
     Args:
-        model: model amplitudes, ``(..., H, W)`` real, square roots of photons.
+        model: expected amplitudes, ``(..., H, W)`` real, square roots of photons.
         measured: measured amplitudes, same shape.
         good_pixels: 1 where measured, else 0, ``(H, W)``.
 
     Returns:
         Scalar, dimensionless.
     """
-    deviance = 4.0 * (model - measured).square()
-    return _mean_over_good(deviance, good_pixels)
+    return _mean_over_good(4.0 * (model - measured).square(), good_pixels)
 
 
 def poisson_deviance(model: Tensor, measured: Tensor, good_pixels: Tensor) -> Tensor:
-    """Poisson deviance of the counts, averaged over the measured pixels.
-
-    Twice the negative log-likelihood ``lambda - n log(lambda)`` less its value at ``lambda = n`` (P. McCullagh &
-    J. A. Nelder, Generalized Linear Models, 2nd ed., sec. 2.3). Arguments and return value as in
-    :func:`amplitude_deviance`; ``model`` and ``measured`` are amplitudes here too.
-    """
+    """Compute the mean Poisson deviance of the measured pixels; arguments as in :func:`amplitude_deviance`."""
     counts = measured.square()
-    deviance = poisson_cost(model.square(), counts) - saturated_cost(counts)
+    deviance = poisson_cost(model.square(), counts) - poisson_cost(counts, counts)
     return _mean_over_good(deviance, good_pixels)
 
 
 def poisson_cost(expected: Tensor, counts: Tensor) -> Tensor:
-    """The part of the Poisson deviance that depends on the model, ``2 (lambda - n log lambda)``, pixel by pixel."""
-    # A dark model pixel that caught a photon would cost infinity: the floor is far below one photon.
-    floored = expected + DARK_FLOOR
-    return 2.0 * (floored - counts * floored.log())
+    """Compute the part of the Poisson deviance that depends on ``expected``, pixel by pixel.
 
-
-def saturated_cost(counts: Tensor) -> Tensor:
-    """What :func:`poisson_cost` is for a model that is right everywhere, ``2 (n - n log n)``."""
-    # n log(n) is 0 at n = 0; the logarithm itself must stay finite there, or its gradient is not.
-    return 2.0 * (counts - counts * torch.where(counts > 0, counts, 1.0).log())
+    The deviance is the cost less ``poisson_cost(counts, counts)``, the cost of a model that fits every count.
+    """
+    floored = expected + POISSON_FLOOR
+    return 2.0 * (floored - (counts + POISSON_FLOOR) * floored.log())
 
 
 def absolute_deviance(model: Tensor, measured: Tensor, good_pixels: Tensor) -> Tensor:
-    """Absolute amplitude difference, averaged over the measured pixels and scaled by ``sqrt(2 pi)``.
-
-    A normal variable of variance 1/4 has the mean modulus ``1 / sqrt(2 pi)``, so 1 is the noise limit here, too. What
-    no model explains (a dead region, a stray reflection) counts less than in :func:`amplitude_deviance`, whose
-    arguments these are.
-    """
+    """Compute the mean absolute amplitude difference times ``sqrt(2 pi)``; arguments as in :func:`amplitude_deviance`."""
     return _mean_over_good(math.sqrt(2 * math.pi) * (model - measured).abs(), good_pixels)
 
 

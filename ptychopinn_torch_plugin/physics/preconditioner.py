@@ -1,7 +1,13 @@
-"""A preconditioner for slow phases: what a plain gradient learns last on large scans.
+"""A preconditioner for low frequencies of the phase, which a plain gradient recovers last on large scans.
 
 The low-frequency part of the phase hardly changes any single pattern (each sees a nearly constant phase), so its
-gradient is small and takes many steps. Amplifying it in a direction costs two transforms of the canvas.
+gradient is small and takes many steps. With the preconditioned direction ``G`` of the object ``O``::
+
+    phi = Im(O* G) / |O|^2
+    G  <- G + i O  F^-1( clamp((k0/k)^2 - 1, 0, limit) F phi )
+
+at the cost of two transforms of the object array. The filter has no derivation: ``k0`` and the limit were chosen on
+scans of 484 to 4,096 positions, where the low frequencies held 54 % of the error after 50 epochs without it.
 """
 
 from __future__ import annotations
@@ -10,11 +16,15 @@ import torch
 from torch import Tensor
 
 LOW_FREQUENCY = 0.03
-"""Cycles per pixel below which the phase is pushed harder."""
+"""``k0``, cycles per pixel."""
+LOW_FREQUENCY_GAIN = 10.0
+"""Largest gain. It is stable over hundreds of epochs only together with the restarts of the momentum."""
+OPAQUE = 1e-2
+"""Least ``|O|^2`` that the phase direction is divided by."""
 
 
-def low_frequency_filter(shape: tuple[int, int], device: torch.device, limit: float) -> Tensor:
-    """``clamp((k0 / k)^2 - 1, 0, limit)`` on the frequencies of a canvas, ``(h, w)`` float32, zero at zero frequency.
+def low_frequency_filter(shape: tuple[int, int], device: torch.device, limit: float = LOW_FREQUENCY_GAIN) -> Tensor:
+    """Compute the filter on the frequencies of an object array, ``(h, w)`` float32, zero at zero frequency.
 
     The constant phase is left alone: no pattern depends on it.
     """
@@ -26,9 +36,9 @@ def low_frequency_filter(shape: tuple[int, int], device: torch.device, limit: fl
     return gain
 
 
-def precondition_low_frequencies(direction: Tensor, canvas: Tensor, gain: Tensor) -> Tensor:
-    """Add to ``direction`` its own slow phase part, amplified by ``gain``; all ``(B, h, w)``, the gain ``(h, w)``."""
-    modulus = canvas.real.square() + canvas.imag.square()
-    phase = (canvas.conj() * direction).imag / modulus.clamp_min(1e-2)
-    slow = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
-    return direction + canvas * torch.complex(torch.zeros_like(slow), slow)
+def precondition_low_frequencies(direction: Tensor, object_array: Tensor, gain: Tensor) -> Tensor:
+    """Add the amplified low-frequency phase part of ``direction`` to it; all ``(B, h, w)``, the gain ``(h, w)``."""
+    modulus = object_array.real.square() + object_array.imag.square()
+    phase = (object_array.conj() * direction).imag / modulus.clamp_min(OPAQUE)
+    low = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
+    return direction + object_array * torch.complex(torch.zeros_like(low), low)

@@ -1,45 +1,66 @@
-"""Probes at scan positions, their power and their illumination of a canvas."""
+"""Probes at scan positions, their power, their illumination of the object, and their photon scale."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from .patches import merge
-from .propagation import shift_ramp
+from .forward import PatternBatch, power, simulate
+from .patches import accumulate_patches
 
 
-def probes_at(probe: Tensor, subpixel_shifts: Tensor, phase: Tensor | None = None) -> Tensor:
-    """The probe at every position's subpixel remainder, ready to multiply an object frame.
+def shift_probe(probe: Tensor, ramps: Tensor, phase: Tensor | None = None) -> Tensor:
+    """Shift the probe to every position, so that it can multiply an object patch.
 
     Args:
         probe: ``(M, H, W)`` complex, incoherent modes.
-        subpixel_shifts: ``(..., 2)`` real, (y, x) in pixels, each in [0, 1).
+        ramps: ``(..., H, W)`` complex, Fourier multipliers of the subpixel shifts (:func:`~.propagation.shift_ramp`).
         phase: ``(H, W)`` complex of modulus 1, multiplied onto every shifted probe (see
             :func:`~.propagation.quadratic_phase`), or None.
 
     Returns:
         ``(..., M, H, W)`` complex.
     """
-    ramps = shift_ramp(subpixel_shifts, (probe.shape[-2], probe.shape[-1])).to(probe.dtype)
-    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramps[..., None, :, :])
+    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramps[..., None, :, :].to(probe.dtype))
     return shifted if phase is None else shifted * phase.to(shifted.dtype)
 
 
-def power(wave: Tensor) -> Tensor:
-    """``|wave|^2`` summed over the mode axis: ``(..., M, H, W)`` complex to ``(..., H, W)`` real."""
-    return (wave.real.square() + wave.imag.square()).sum(dim=-3)
-
-
-def illumination(probes: Tensor, patch_origins: Tensor, canvas_shape: tuple[int, int]) -> Tensor:
-    """Photons per canvas pixel of all positions together for a transparent object.
+def illumination(probes: Tensor, patch_origins: Tensor, object_shape: tuple[int, int]) -> Tensor:
+    """Compute the photons of all positions on each object pixel, for a transparent object.
 
     Args:
-        probes: ``(B, C, M, H, W)`` complex, as returned by :func:`probes_at`.
+        probes: ``(B, C, M, H, W)`` complex, as returned by :func:`shift_probe`.
         patch_origins: ``(B, C, 2)`` int64.
-        canvas_shape: ``(h, w)``.
+        object_shape: ``(h, w)``.
 
     Returns:
         ``(B, h, w)`` real.
     """
-    return merge(power(probes), patch_origins, canvas_shape)
+    return accumulate_patches(power(probes), patch_origins, object_shape)
+
+
+def fit_probe_scale(batches: Iterable[PatternBatch]) -> float:
+    """Fit the factor for the probe that makes the power simulated with a transparent object the measured power.
+
+    Three scale conventions meet in the products around Ptychodus, so the scale of an incoming probe has no meaning.
+
+    Args:
+        batches: patterns of the scan, with probes of any one scale; only measured pixels count.
+
+    Returns:
+        A number ``s``: with ``s * probe``, ``sum |P|^2`` is the mean number of photons per pattern. NaN if no
+        simulated power falls on the measured pixels.
+    """
+    measured = simulated = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            probes = batch.probes.flatten(0, 1)[:, None]
+            origins = torch.zeros_like(batch.patch_origins).flatten(0, 1)[:, None]
+            transparent = probes.new_ones((probes.shape[0], *probes.shape[-2:]))
+            expected = simulate(transparent, probes, origins).expected
+            measured += float((batch.amplitudes.square() * batch.good_pixels).sum(dtype=torch.float64))
+            simulated += float((expected * batch.good_pixels).sum(dtype=torch.float64))
+    return math.sqrt(measured / simulated) if simulated > 0 else math.nan

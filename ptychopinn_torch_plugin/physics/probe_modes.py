@@ -1,4 +1,4 @@
-"""Incoherent probe modes: making more of them, and putting them in order."""
+"""Incoherent probe modes: adding modes, and orthogonalising them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ NEW_MODE_POWER = 0.05
 
 
 def add_modes(probe: Tensor, modes: int) -> Tensor:
-    """Grow ``probe`` ``(M, H, W)`` to ``modes`` modes: the new ones start as derivatives of the first, weak.
+    """Add weak modes to ``probe`` ``(M, H, W)`` until it has ``modes``; the new ones start as derivatives of the first.
 
-    The derivatives of a beam along y and x are what it looks like when it trembles, the commonest reason for more than
-    one mode.
+    A beam that vibrates along y or x is, to first order, a mixture of the beam and its derivative along that axis, and
+    vibration is the most common reason for more than one mode.
     """
     if modes <= len(probe):
         return probe
-    beams = list(probe)
+    candidates = list(probe)
     source = 0
-    while len(beams) < modes:
-        beams += list(torch.gradient(beams[source]))
+    while len(candidates) < modes:
+        candidates += list(torch.gradient(candidates[source]))
         source += 1
-    stack = orthogonalised(torch.stack(beams[:modes]))
+    stack = orthogonalise(torch.stack(candidates[:modes]))
     total = (probe.abs() ** 2).sum()
     old = probe / probe.abs().square().sum().sqrt() * (total * (1 - NEW_MODE_POWER * (modes - len(probe)))).sqrt()
     new = stack[len(probe) :]
@@ -30,8 +30,8 @@ def add_modes(probe: Tensor, modes: int) -> Tensor:
     return torch.cat([old, new])
 
 
-def orthogonalised(probe: Tensor) -> Tensor:
-    """The same mixed state in orthogonal modes, strongest first, ``(M, H, W)`` complex.
+def orthogonalise(probe: Tensor) -> Tensor:
+    """Return the same mixed state in orthogonal modes, strongest first, ``(M, H, W)`` complex.
 
     No pattern changes: any unitary mix of the modes has the same intensity everywhere. The orthogonal mix diagonalises
     the matrix of the modes' overlaps.
