@@ -1,11 +1,44 @@
-"""Records that cross the borders between the parts of the package (numpy only, no torch)."""
+"""Records that the parts of the package exchange. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionState:
+    """Everything that a reconstruction of one scan has estimated, as tensors on one device.
+
+    Network, solver, searches and metrics take a state and return a state; measured data are in
+    :class:`~ptychopinn_torch_plugin.data.tensors.ScanTensors` and nowhere else.
+    """
+
+    object_array: Tensor
+    """Transmission function, ``(h, w)`` complex64."""
+
+    origin: tuple[int, int]
+    """Pixel (y, x) of the scan's object grid at which ``object_array`` begins."""
+
+    probe: Tensor
+    """Incoherent modes, ``(M, H, W)`` complex64; ``sum |P|^2`` is the mean number of photons per pattern."""
+
+    positions: Tensor
+    """Patch centres, ``(n, 2)`` real as (y, x), pixels of the scan's object grid; float64 where the device has it."""
+
+    intensities: Tensor
+    """Photons of each pattern relative to the mean, ``(n,)`` float32."""
+
+    @property
+    def object_shape(self) -> tuple[int, int]:
+        """Height and width of ``object_array`` in pixels."""
+        return self.object_array.shape[-2], self.object_array.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -24,7 +57,7 @@ class LossRecord:
 
 @dataclass(frozen=True, eq=False)
 class FourierRingCorrelation:
-    """How two objects agree, ring by ring in Fourier space; all arrays ``(rings,)``."""
+    """Correlation of two objects on rings in Fourier space; all arrays ``(rings,)``."""
 
     frequencies: npt.NDArray[np.float64]
     """Inner edges of the rings, cycles per pixel."""
@@ -42,16 +75,16 @@ class FourierRingCorrelation:
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionMetrics:
-    """What the patterns say of a reconstruction, without a truth. Maps are float32, NaN where nothing can be said."""
+    """Quality of a reconstruction, computed from the patterns alone. Maps are float32, NaN where undefined."""
 
     r_factor: float
     """Amplitude R-factor ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)`` at the best global scale ``c``."""
 
     noise_r_factor: float
-    """What photon noise alone would give, were the reconstruction the truth."""
+    """Expected R-factor if the reconstruction were exact and photon noise the only error."""
 
     reduced_chi_square: float
-    """Squared residual over what photon noise alone would give: 1 at the noise, in the whole scan."""
+    """Squared residual of the whole scan over its expectation for photon noise alone; 1 at the noise."""
 
     scale: float
     """The scale ``c`` of the R-factor, about 1."""
@@ -60,13 +93,13 @@ class ReconstructionMetrics:
     """Illuminated share of the object grid, 0 to 1."""
 
     overlap: float
-    """Positions that share a pixel, weighted by their photons; mean over the photons."""
+    """Number of positions that illuminate a pixel, weighted by their photons; mean over the photons."""
 
     uncertainty: float
-    """Median of the uncertainty map where the object is well lit."""
+    """Median of the uncertainty map over the well illuminated pixels."""
 
     object_r_map: npt.NDArray[np.float32]
-    """R-factor per object pixel, ``(h, w)``: that of the frames that lit it, weighted by their photons there."""
+    """R-factor per object pixel, ``(h, w)``: mean over the patterns that illuminated it, weighted by their photons."""
 
     detector_r_map: npt.NDArray[np.float32]
     """R-factor per detector pixel, ``(H, W)``, zero frequency at ``(H // 2, W // 2)``."""
@@ -75,30 +108,36 @@ class ReconstructionMetrics:
     """Standard deviation of the complex object, ``(h, w)``, dimensionless: half of its square lies in the phase."""
 
     photons_map: npt.NDArray[np.float32]
-    """Photons that lit each object pixel, ``(h, w)``; 0 outside of the coverage."""
+    """Photons on each object pixel, ``(h, w)``; 0 outside the coverage."""
 
-    rings: FourierRingCorrelation | None
-    """Correlation of the half scans, where they were asked for."""
+    frc: FourierRingCorrelation | None
+    """Fourier ring correlation of the half scans; None where it was not requested."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """What inference makes of one scan, on the object grid of its product."""
+    """The result of inference or refinement of one scan, on the object grid of its product."""
 
     object_array: npt.NDArray[np.complex64]
-    """Transmission, ``(h, w)`` as (y, x), about 1 in vacuum, ``1 + 0j`` where no probe came."""
+    """Transmission function, ``(h, w)`` as (y, x), about 1 in vacuum, ``1 + 0j`` outside the coverage."""
 
     coverage: npt.NDArray[np.bool_]
     """True where the object was illuminated, ``(h, w)``."""
 
     probe: npt.NDArray[np.complex64]
-    """Incoherent probe modes, ``(modes, H, W)``; sum of ``abs(probe)**2`` = photons per frame, unitary transform."""
+    """Incoherent probe modes, ``(modes, H, W)``; sum of ``abs(probe)**2`` = photons per pattern, unitary transform."""
 
     positions: npt.NDArray[np.float64]
-    """Positions the object belongs to, ``(n, 2)`` as (y, x), object pixels: as given, or refined."""
+    """Patch centres, ``(n, 2)`` as (y, x), object pixels: as given, or refined."""
+
+    intensities: npt.NDArray[np.float32]
+    """Photons of each pattern relative to the mean, ``(n,)``: 1, or refined; 0 for an empty pattern."""
 
     losses: tuple[LossRecord, ...]
-    """Training history of the model that was used, or the deviances of the refinement where there is no model."""
+    """Training history of the model, or the deviances of the refinement where there is no model."""
 
-    judgement: ReconstructionMetrics | None = None
-    """What the patterns say of it; None where nobody has looked."""
+    metrics: ReconstructionMetrics | None = None
+    """Quality computed from the patterns; None where it was not computed."""
+
+    network_object: npt.NDArray[np.complex64] | None = None
+    """The object of the network before refinement, on the same grid, ``(h, w)``; None without a network."""

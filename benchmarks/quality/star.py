@@ -68,7 +68,7 @@ def star_lines(folder: Path, output: Path, ptychi: Path | None) -> Iterator[Line
 
     halves = configure({'inference': {'half_scans': True}})
     result, seconds = timed(lambda: refine(star.scan, halves))
-    rings = None if result.judgement is None else result.judgement.rings
+    rings = None if result.metrics is None else result.metrics.frc
     pixel_nm = 1e9 * star.reference.object_.get_pixel_geometry().width_m
     period = float('nan') if rings is None or rings.resolution_px is None else rings.resolution_px * pixel_nm
     yield Line(

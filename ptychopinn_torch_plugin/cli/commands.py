@@ -179,13 +179,13 @@ def _hand_over(
         'coverage': float(result.coverage.mean()),
         'losses': [record.training for record in result.losses],
         'judgement_folder': output.parent / FOLDER if is_judged else None,
-        'judgement': None if result.judgement is None else figures(result.judgement, pixel_m),
+        'judgement': None if result.metrics is None else figures(result.metrics, pixel_m),
     } | document
     text = f'The reconstruction is {output}.'
     if observer.interruption:
         text = f'{observer.interruption}: the object so far is {output}.'
-    if result.judgement is not None:
-        text += f'\n{verdict(result.judgement)}'
+    if result.metrics is not None:
+        text += f'\n{verdict(result.metrics)}'
     return Outcome(document | _ending(observer), text, observer.code)
 
 

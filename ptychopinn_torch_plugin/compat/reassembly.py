@@ -85,6 +85,7 @@ def stitch(arranged: Patches, middle: int) -> Picture:
     import torch
 
     from ..engines.stitching import Stitcher
+    from ..physics.probe import is_illuminated
 
     patches, _, centres = arranged
     groups, height, width, members = patches.shape
@@ -108,5 +109,6 @@ def stitch(arranged: Patches, middle: int) -> Picture:
             places = (patch_origins[start : start + step] - origin).reshape(1, -1, 2)
             ones = torch.ones((1, block.shape[1], 1, middle, middle), dtype=torch.complex64)
             stitcher.add(torch.from_numpy(np.ascontiguousarray(block)), ones, torch.from_numpy(places))
-        stitched = stitcher.result(floor=0.0)
-    return Picture(stitched.canvas.numpy(), stitched.coverage.numpy(), (int(origin[0]), int(origin[1])))
+        image = stitcher.result(floor=0.0)
+        coverage = is_illuminated(stitcher.photons, floor=0.0)
+    return Picture(image.numpy(), coverage.numpy(), (int(origin[0]), int(origin[1])))

@@ -1,12 +1,14 @@
-"""A scan on a device: the bridge from arrays (numpy, as measured) to the tensors that physics and networks use.
+"""A scan on a device, its first reconstruction state, and the batches that the forward model takes.
 
-Patterns are held once, as they came; what a batch needs (square root, zero frequency moved to the corner, probes
-shifted to their subpixel positions) is made when the batch is gathered.
+Patterns are stored once, as measured; the square root, the shift of the zero frequency to the corner and the probes at
+the positions are computed when a batch is made.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,113 +16,168 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..physics.forward import Frames
-from ..physics.probe import probes_at
-from ..physics.probe_scale import fit_probe_scale
-from ..physics.propagation import quadratic_phase
-from .scan import RawScan, patch_bounds
+from ..physics.forward import PatternBatch
+from ..physics.patches import position_dtype, split_positions
+from ..physics.probe import fit_probe_scale, shift_probe
+from ..physics.propagation import quadratic_phase, shift_ramp
+from ..types import ReconstructionState
+from .scan import RawScan
 
 CACHE_BYTES = 2 * 2**30
-"""Whatever a run needs of all patterns at every step is kept in memory up to this size; else it is made again."""
+"""Arrays that every epoch needs of all patterns are kept in memory up to this size; larger ones are computed again."""
 
 SCALE_POSITIONS = 256
-"""Positions that the photon scale is fitted on: evenly spread, more would not change the third digit."""
+"""Positions that the photon scale is fitted to, evenly spread: more would not change the third digit."""
+SCALE_BATCH = 16
+"""Positions in one batch of that fit."""
+
+
+class Extent(NamedTuple):
+    """A rectangle of the object grid."""
+
+    origin: tuple[int, int]
+    """First pixel (y, x)."""
+    shape: tuple[int, int]
+    """Height and width, pixels."""
+
+
+class ShiftedProbes(NamedTuple):
+    """The probe at the positions of a batch."""
+
+    probes: Tensor
+    """Shifted probes with frame intensity and quadratic phase, ``(C, M, H, W)`` complex64."""
+    ramps: Tensor
+    """Fourier multipliers ``g_j`` that shift and scale the probe, ``(C, H, W)`` complex64."""
+    patch_origins: Tensor
+    """First pixel (y, x) of each patch on the object grid, ``(C, 2)`` int64."""
 
 
 class ScanTensors:
-    """One scan, ready to be cut into :class:`~.physics.forward.Frames` on ``device``.
+    """The measured data of one scan on ``device``.
 
     Args:
-        scan: the validated scan; its empty patterns are left out here, so ``self.scan`` may have fewer positions.
-        device: where batches go.
-        probe: probe modes to use instead of the scan's, ``(M, H, W)`` complex, any scale.
-        scale: factor for the probe as it comes; 0 fits the factor to the counts.
-
-    Raises:
-        InputError: no photon scale can be fitted.
+        scan: the validated scan; its empty patterns are left out, so ``self.scan`` may have fewer positions.
+        device: device of every tensor.
     """
 
-    def __init__(
-        self,
-        scan: RawScan,
-        device: torch.device,
-        probe: npt.NDArray[np.complexfloating] | None = None,
-        scale: float = 0.0,
-    ) -> None:
+    def __init__(self, scan: RawScan, device: torch.device) -> None:
         self.scan = scan = scan.without_empty()
         self.device = device
-        self.positions = scan.positions
-        self.patch_origins, self.subpixel_shifts = patch_bounds(scan.positions, scan.pattern_shape)
-        shape = scan.pattern_shape
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
+        """1 where the detector measured, ``(H, W)`` float32, zero frequency at the corner."""
+        self.phase = quadratic_phase(scan.fresnel_numbers, scan.pattern_shape).to(torch.complex64).to(device)
+        """Quadratic phase on the exit waves, ``(H, W)`` complex64."""
         self._has_bad_pixels = bool(scan.bad_pixels.any())
-        self.phase = quadratic_phase(scan.fresnel_numbers, shape).to(torch.complex64).to(device)
-        modes = scan.probe if probe is None else probe
-        self.probe = torch.from_numpy(_of_power_one(modes)).to(device)
-        self.probe = self.probe * (scale * norm_of(modes) if scale else self._fit_scale())
 
-    def frames(self, indices: npt.NDArray[np.integer], origin: npt.NDArray[np.integer]) -> Frames:
-        """Gather one canvas' positions.
+    @property
+    def size(self) -> int:
+        """Number of positions."""
+        return self.scan.size
 
-        Args:
-            indices: ``(C,)`` positions of the scan.
-            origin: ``(2,)`` (y, x), object pixel of the canvas' first pixel.
-
-        Returns:
-            Frames with ``B = 1`` on the device.
-        """
-        subpixel_shifts = torch.from_numpy(self.subpixel_shifts[indices].astype(np.float32)).to(self.device)
-        patch_origins = torch.from_numpy(self.patch_origins[indices] - origin).to(self.device)
-        return Frames(
-            amplitudes=self.amplitudes(indices)[None],
-            probes=probes_at(self.probe, subpixel_shifts, self.phase)[None],
-            patch_origins=patch_origins[None],
-            good_pixels=self.good_pixels,
-        )
-
-    def adopt(self, probe: Tensor, positions: npt.NDArray[np.float64]) -> None:
-        """Go on with a probe ``(M, H, W)`` complex64 in photons, on the device, and positions ``(n, 2)``."""
-        self.probe = probe
-        self.positions = positions
-        self.patch_origins, self.subpixel_shifts = patch_bounds(positions, self.scan.pattern_shape)
+    @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """Height and width of a pattern in pixels."""
+        return self.scan.pattern_shape
 
     def amplitudes(self, indices: npt.NDArray[np.integer]) -> Tensor:
-        """Measured amplitudes of some positions, ``(C, H, W)`` float32, zero frequency at the corner, 0 where bad."""
+        """Return measured amplitudes, ``(C, H, W)`` float32, zero frequency at the corner, 0 in bad pixels."""
         counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
         centred = torch.from_numpy(counts).to(self.device)
         shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
-        if self._has_bad_pixels:  # they may hold anything, NaN included: they are replaced, not multiplied
+        if self._has_bad_pixels:  # replaced, not multiplied: bad pixels may hold anything, NaN included
             shifted = torch.where(self.good_pixels > 0, shifted, 0.0)
         amplitudes: Tensor = shifted.sqrt_()
         return amplitudes
 
-    def extent(self, indices: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
-        """Origin ``(2,)`` (y, x) and shape ``(h, w)`` of the smallest canvas that holds the frames of ``indices``."""
-        patch_origins = self.patch_origins[indices]
-        origin = patch_origins.min(axis=0)
-        height, width = patch_origins.max(axis=0) - origin + np.array(self.scan.pattern_shape)
-        return origin, (int(height), int(width))
+    def probes(self, state: ReconstructionState, indices: npt.NDArray[np.integer]) -> ShiftedProbes:
+        """Shift the probe of ``state`` to the positions ``indices`` ``(C,)`` and scale it by their intensities."""
+        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64)).to(self.device)
+        origins, shifts = split_positions(state.positions[chosen], self.pattern_shape)
+        ramps = shift_ramp(shifts, self.pattern_shape, state.intensities[chosen].sqrt()).to(state.probe.dtype)
+        return ShiftedProbes(shift_probe(state.probe, ramps, self.phase), ramps, origins)
 
-    def _fit_scale(self) -> float:
-        chosen = np.unique(np.linspace(0, self.scan.size - 1, min(self.scan.size, SCALE_POSITIONS)).astype(np.int64))
-        chunks = np.array_split(chosen, math.ceil(chosen.size / 16))
-        scale = fit_probe_scale(self.frames(chunk, np.zeros(2, np.int64)) for chunk in chunks)
-        if not 0 < scale < math.inf:
-            raise InputError(
-                f'{self.scan.name}: the measured pixels hold no counts, or the probe sends no photons to them: check '
-                'the bad-pixel mask, and that the patterns have their zero frequency at the centre.'
-            )
-        return scale
+    def batch(
+        self, state: ReconstructionState, indices: npt.NDArray[np.integer], origin: tuple[int, int] | None = None
+    ) -> PatternBatch:
+        """Return the patterns ``indices`` ``(C,)`` and their probes as a batch with ``B = 1``.
+
+        Args:
+            state: probe, positions and intensities.
+            indices: positions of the scan.
+            origin: object pixel (y, x) at which the object array begins; that of ``state`` if None.
+        """
+        shifted = self.probes(state, indices)
+        first = torch.tensor(state.origin if origin is None else origin, device=self.device)
+        return PatternBatch(
+            amplitudes=self.amplitudes(indices)[None],
+            probes=shifted.probes[None],
+            patch_origins=(shifted.patch_origins - first)[None],
+            good_pixels=self.good_pixels,
+        )
+
+
+def patch_origins_of(state: ReconstructionState) -> npt.NDArray[np.int64]:
+    """Return the first object pixel (y, x) of every patch, ``(n, 2)``, on the CPU."""
+    origins, _ = split_positions(state.positions, (state.probe.shape[-2], state.probe.shape[-1]))
+    array: npt.NDArray[np.int64] = origins.cpu().numpy()
+    return array
+
+
+def extent_of(patch_origins: npt.NDArray[np.integer], patch_shape: tuple[int, int]) -> Extent:
+    """Return the smallest rectangle of the object grid that holds the patches at ``patch_origins`` ``(C, 2)``."""
+    first, last = patch_origins.min(axis=0), patch_origins.max(axis=0)
+    height, width = last - first + np.array(patch_shape)
+    return Extent((int(first[0]), int(first[1])), (int(height), int(width)))
+
+
+def initial_state(
+    tensors: ScanTensors, probe: npt.NDArray[np.complexfloating] | None = None, scale: float = 0.0
+) -> ReconstructionState:
+    """Return the state before any reconstruction: a transparent object, the given probe and positions.
+
+    Args:
+        tensors: the scan on its device.
+        probe: probe modes to use instead of the scan's, ``(M, H, W)`` complex, any scale.
+        scale: factor for the probe as it is given; 0 fits the factor to the counts.
+
+    Raises:
+        InputError: no photon scale can be fitted.
+    """
+    scan, device = tensors.scan, tensors.device
+    modes = scan.probe if probe is None else probe
+    unit = torch.from_numpy(_normalised(modes)).to(device)
+    positions = torch.from_numpy(scan.positions.astype(np.float64)).to(position_dtype(device)).to(device)
+    intensities = torch.ones(scan.size, device=device)
+    state = ReconstructionState(
+        torch.ones((1, 1), dtype=torch.complex64, device=device), (0, 0), unit, positions, intensities
+    )
+    origin, shape = extent_of(patch_origins_of(state), tensors.pattern_shape)
+    factor = scale * norm_of(modes) if scale else _fit_scale(tensors, state)
+    object_array = torch.ones(shape, dtype=torch.complex64, device=device)
+    return replace(state, object_array=object_array, origin=origin, probe=unit * factor)
 
 
 def norm_of(modes: npt.NDArray[np.complexfloating]) -> float:
-    """Square root of the power of ``modes`` ``(M, H, W)``, in double precision."""
+    """Return the square root of the power of ``modes`` ``(M, H, W)``, in double precision."""
     return float(np.linalg.norm(modes.astype(np.complex128)))
 
 
-def _of_power_one(modes: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
-    """``modes`` ``(M, H, W)`` of any scale, scaled to power one: float32 then holds for all conventions."""
-    # First by the largest part, in the precision that came: neither squares nor complex64 hold every scale.
+def _fit_scale(tensors: ScanTensors, state: ReconstructionState) -> float:
+    size = tensors.size
+    chosen = np.unique(np.linspace(0, size - 1, min(size, SCALE_POSITIONS)).astype(np.int64))
+    chunks = np.array_split(chosen, math.ceil(chosen.size / SCALE_BATCH))
+    scale = fit_probe_scale(tensors.batch(state, chunk) for chunk in chunks)
+    if not 0 < scale < math.inf:
+        raise InputError(
+            f'{tensors.scan.name}: the measured pixels hold no counts, or the probe sends no photons to them: check '
+            'the bad-pixel mask, and that the patterns have their zero frequency at the centre.'
+        )
+    return scale
+
+
+def _normalised(modes: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
+    """Return ``modes`` ``(M, H, W)`` of any scale with power one, so that float32 is enough for every convention."""
+    # Divided by the largest part first: neither the squares nor complex64 can hold every scale.
     largest = max(float(np.abs(modes.real).max()), float(np.abs(modes.imag).max()))
     near_one = np.ascontiguousarray(modes / largest, dtype=np.complex64)
     return np.asarray(near_one / np.linalg.norm(near_one))

@@ -1,4 +1,4 @@
-"""Less work for a first look: a scan as the central half of its detector sees it, and a compact part of a scan."""
+"""Smaller scans for searches: the central half of the detector (a coarser object), and a compact part of a scan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MIN_SIDE_PX = 32
 
 
 def coarse_scan(scan: RawScan) -> tuple[RawScan, npt.NDArray[np.float64]]:
-    """Cut the detector to its central half, 32 pixels at least.
+    """Crop the detector to its central half, 32 pixels at least.
 
     Returns:
-        The scan with positions about 0 in coarse pixels and a flat object, and how many fine pixels (y, x) a coarse one
-        spans.
+        The scan with positions about 0 in coarse pixels and a transparent object, and the size (y, x) of a coarse pixel
+        in fine pixels.
     """
     halved = [(side, min(side, max(MIN_SIDE_PX, side // 2))) for side in scan.pattern_shape]
     rows, columns = (slice(side // 2 - half // 2, side // 2 - half // 2 + half) for side, half in halved)
@@ -37,7 +37,7 @@ def coarse_scan(scan: RawScan) -> tuple[RawScan, npt.NDArray[np.float64]]:
 
 
 def compact_part(scan: RawScan, limit: int) -> RawScan:
-    """About ``limit`` neighbouring positions in the middle of the scan, at most; all of a smaller scan."""
+    """Return at most about ``limit`` neighbouring positions in the middle of the scan; all of a smaller scan."""
     if scan.size <= limit:
         return scan
     centre = scan.positions.mean(axis=0)

@@ -1,8 +1,11 @@
-"""A search for errors that all positions share: scale, rotation, aspect and shear of the scan.
+"""Search for affine errors of the positions: scale, rotation, aspect and shear of the scan.
 
-Such errors trade off against the curvature of the probe, so gradient steps hardly find them. A short refinement of the
-central half of the detector, which sees a coarse object, does: its misfit has one minimum per parameter. What is found
-is told, never applied: it changes the size of everything in the image, and only the user knows the stage.
+With the positions ``r`` about their centre, the linear map ``M = scale * rotation * stretch`` minimises the deviance of
+a short refinement of the scan with the positions ``M r``. The refinement uses the central half of the detector: such
+errors and the curvature of the probe compensate each other, so gradient steps hardly find them, but this deviance has
+one minimum per parameter. The scale is found by Brent's bounded method, each other parameter at the vertex of a
+parabola through three values. The result is reported and never applied: it changes the size of the image, and only the
+user knows the stage.
 """
 
 from __future__ import annotations
@@ -19,100 +22,91 @@ from scipy.optimize import minimize_scalar
 
 from ..config import RefinementConfig
 from ..data.scan import RawScan
-from ..data.tensors import ScanTensors
+from ..data.tensors import ScanTensors, initial_state
 from .downsampling import coarse_scan, compact_part
-from .solver import Solver
+from .solver import Solver, final_deviance
 
 logger = logging.getLogger(__name__)
 
 EPOCHS = 15
-"""Enough for the object, too few for the probe to make up for a wrong scale."""
+"""Enough for the object, too few for the probe to compensate a wrong scale."""
 SCALES = (0.7, 1.4)
-"""Range that is searched; the misfit is a bowl about as wide."""
+"""Range of the search; the minimum of the deviance is about as wide."""
 SCALE_TOLERANCE = 0.005
-PROBES_RAD = {'rotation': 0.02, 'aspect': 0.02, 'shear': 0.02}
-"""Distance at which the misfit is looked at to both sides, for the parameters that are nearly right."""
+PARABOLA_STEPS = {'rotation': 0.02, 'aspect': 0.02, 'shear': 0.02}
+"""Distance of the two outer points of the parabola of each parameter, radians or relative."""
 MAX_POSITIONS = 512
-"""A compact part of a larger scan is searched: its geometry is that of the whole."""
+"""A larger scan is searched in a compact part of it, which has the same geometry."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Factors that turn the given positions, relative to their centre, into better ones."""
+    """Parameters of the linear map that is applied to the given positions about their centre."""
 
     scale: float = 1.0
     rotation: float = 0.0
     """Radians, from y towards x."""
     aspect: float = 0.0
-    """Stretch of y less that of x."""
+    """Stretch along y minus stretch along x."""
     shear: float = 0.0
     """Radians."""
-    given_misfit: float = math.nan
+    given_deviance: float = math.nan
     """Deviance per pixel of the short refinement with the given positions."""
-    found_misfit: float = math.nan
-    """The same with the positions that this geometry makes."""
+    found_deviance: float = math.nan
+    """The same with the mapped positions."""
 
     def matrix(self) -> npt.NDArray[np.float64]:
-        """The linear map of the positions, ``(2, 2)``, acting on (y, x)."""
+        """Return the linear map of the positions, ``(2, 2)``, acting on (y, x)."""
         cosine, sine = math.cos(self.rotation), math.sin(self.rotation)
-        turn = np.array([[cosine, -sine], [sine, cosine]])
+        rotation = np.array([[cosine, -sine], [sine, cosine]])
         stretch = np.array([[1 + self.aspect / 2, self.shear / 2], [self.shear / 2, 1 - self.aspect / 2]])
-        matrix: npt.NDArray[np.float64] = self.scale * turn @ stretch
+        matrix: npt.NDArray[np.float64] = self.scale * rotation @ stretch
         return matrix
 
     def sentence(self) -> str:
-        """What was found, in words."""
+        """Return the result as a sentence for the log."""
         return (
-            f'Geometry search: positions scaled by {self.scale:.3f}, turned by {math.degrees(self.rotation):.2f} '
+            f'Geometry search: positions scaled by {self.scale:.3f}, rotated by {math.degrees(self.rotation):.2f} '
             f'degrees (y towards x), stretched by {100 * self.aspect:.1f} % along y against x and sheared by '
-            f'{math.degrees(self.shear):.2f} degrees would bring the misfit of a short coarse refinement from '
-            f'{self.given_misfit:.2f} to {self.found_misfit:.2f}. Nothing was applied: a wrong scale and a wrong '
-            'curvature of the probe look alike, and a rescaled scan means an image of another size.'
+            f'{math.degrees(self.shear):.2f} degrees would reduce the deviance of a short coarse refinement from '
+            f'{self.given_deviance:.2f} to {self.found_deviance:.2f}. The positions were not changed: a wrong scale '
+            'and a wrong curvature of the probe cannot be distinguished, and a scaled scan changes the size of the image.'
         )
 
 
 def search_geometry(
     scan: RawScan, config: RefinementConfig, device: torch.device, should_stop: Callable[[], bool]
 ) -> Geometry:
-    """Find scale, then rotation, aspect and shear, each at the minimum of the misfit of a short coarse refinement.
+    """Find scale, then rotation, aspect and shear, each at the minimum of the deviance of a short coarse refinement.
 
     Args:
         scan: the validated scan.
         config: the likelihood is used.
         device: where to compute.
-        should_stop: asked between refinements; what was found until then is returned.
+        should_stop: called after every epoch; the parameters found until then are returned.
     """
     coarse, _ = coarse_scan(compact_part(scan, MAX_POSITIONS))
     short = RefinementConfig(
         refine_epochs=EPOCHS, refine_positions=False, likelihood=config.likelihood, smoothing=0.0, probe_modes=0
     )
 
-    def misfit(geometry: Geometry) -> float:
+    def deviance_of(geometry: Geometry) -> float:
         if should_stop():
             return math.inf
-        moved = replace(coarse, positions=coarse.positions @ geometry.matrix().T)
-        solver = Solver(ScanTensors(moved, device), short, MAX_POSITIONS)
-        deviances: list[float] = []
+        tensors = ScanTensors(replace(coarse, positions=coarse.positions @ geometry.matrix().T), device)
+        return final_deviance(Solver(tensors, initial_state(tensors), short, MAX_POSITIONS), should_stop)
 
-        def listen(_epoch: int, deviance: float) -> bool:
-            deviances.append(deviance)
-            return should_stop()
-
-        with torch.inference_mode():
-            solver.run(listen)
-        return deviances[-1]
-
-    given = misfit(Geometry())
-    best, found = _best_scale(misfit, given)
-    for name, distance in PROBES_RAD.items():
-        best, found = _best_along(misfit, best, found, name, distance)
-    return replace(best, given_misfit=given, found_misfit=found)
+    given = deviance_of(Geometry())
+    best, found = _best_scale(deviance_of, given)
+    for name, distance in PARABOLA_STEPS.items():
+        best, found = _best_along(deviance_of, best, found, name, distance)
+    return replace(best, given_deviance=given, found_deviance=found)
 
 
-def _best_scale(misfit: Callable[[Geometry], float], given: float) -> tuple[Geometry, float]:
+def _best_scale(deviance_of: Callable[[Geometry], float], given: float) -> tuple[Geometry, float]:
     low, high = (math.log(scale) for scale in SCALES)
     answer = minimize_scalar(
-        lambda value: misfit(Geometry(scale=math.exp(value))),
+        lambda value: deviance_of(Geometry(scale=math.exp(value))),
         bounds=(low, high),
         method='bounded',
         options={'xatol': SCALE_TOLERANCE, 'maxiter': 10},
@@ -123,14 +117,14 @@ def _best_scale(misfit: Callable[[Geometry], float], given: float) -> tuple[Geom
 
 
 def _best_along(
-    misfit: Callable[[Geometry], float], best: Geometry, found: float, name: str, distance: float
+    deviance_of: Callable[[Geometry], float], best: Geometry, found: float, name: str, distance: float
 ) -> tuple[Geometry, float]:
-    """Look to both sides and take the vertex of the parabola, if it is better."""
-    below, above = (misfit(replace(best, **{name: sign * distance})) for sign in (-1.0, 1.0))
+    """Return the vertex of the parabola through three values, if its deviance is smaller."""
+    below, above = (deviance_of(replace(best, **{name: sign * distance})) for sign in (-1.0, 1.0))
     curvature = below + above - 2 * found
     if not (math.isfinite(curvature) and curvature > 0):
         return best, found
     vertex = 0.5 * distance * (below - above) / curvature
     candidate = replace(best, **{name: float(np.clip(vertex, -2 * distance, 2 * distance))})
-    value = misfit(candidate)
+    value = deviance_of(candidate)
     return (candidate, value) if value < found else (best, found)

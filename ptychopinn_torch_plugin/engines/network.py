@@ -1,14 +1,16 @@
-"""Inference: a trained network and a scan become an object.
+"""Inference: a trained network reconstructs the object of a scan.
 
-The scan is cut into windows: one window, the whole scan, or groups like those of the training, as the generator wants
-it. Windows of one size are reconstructed together, each on its own canvas; the patterns of a large window pass through
-in batches, so memory does not grow with the scan. Then every position's patch is cut out once and stitched.
+The scan is divided into windows: one window, the whole scan, or groups like those of the training, as the generator
+requires. Windows of one size are reconstructed together, each in its own object array; the patterns of a large window
+are processed in batches, so memory does not grow with the scan. Then the patch of every position is extracted once and
+stitched.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -20,202 +22,216 @@ from torch import Tensor
 
 from ..config import InferenceConfig
 from ..data.grouping import compact_windows, nearest_neighbours
-from ..data.tensors import CACHE_BYTES, ScanTensors
+from ..data.tensors import CACHE_BYTES, ScanTensors, extent_of, patch_origins_of
 from ..errors import ConfigurationError
 from ..models.base import Generator, Measurement
-from ..physics.forward import Frames, amplitude_descent
-from ..physics.patches import gather
+from ..physics.forward import PatternBatch, amplitude_update
+from ..physics.patches import extract_patches
 from ..physics.probe import illumination
-from .progress import Report
-from .stitching import Stitched, Stitcher, cover
+from ..types import ReconstructionState
+from .progress import ProgressReporter
+from .stitching import Stitcher, mask_object
 
-CANVAS_MULTIPLE = 16
-"""Canvas sides of groups are rounded up to this: most then have the same, and are worked on together."""
+OBJECT_MULTIPLE = 16
+"""Sides of the object arrays of groups are rounded up to this: most then have the same shape and form one batch."""
 
 
 class Windows(NamedTuple):
-    """Windows of one size that are reconstructed at a time: their positions and their canvases on the object grid."""
+    """Windows of one size that are reconstructed together."""
 
     indices: npt.NDArray[np.integer]
     """Positions of the scan, ``(B, C)``."""
     origins: npt.NDArray[np.integer]
-    """Object pixel (y, x) of the first pixel of each canvas, ``(B, 2)``."""
+    """First pixel (y, x) of each object array on the object grid, ``(B, 2)``."""
     shape: tuple[int, int]
-    """Height and width of every canvas."""
+    """Height and width of every object array."""
 
 
-def rounds_of(tensors: ScanTensors, generator: Generator, trained_size: int, config: InferenceConfig) -> list[Windows]:
-    """Cut a scan into the windows that ``generator`` wants.
+def windows_of(
+    state: ReconstructionState, generator: Generator, trained_size: int, config: InferenceConfig
+) -> list[Windows]:
+    """Divide a scan into the windows that ``generator`` requires.
 
-    Windows are compact and share no position, unless they are anchored: then every position has one, with its nearest
-    neighbours, and they are put together as long as their positions are no more than fit into a batch.
+    Windows are compact and share no position, unless the generator is anchored: then every position has a window of its
+    nearest neighbours, and as many of them form a batch as the batch size allows.
 
     Args:
-        tensors: the scan.
+        state: the positions.
         generator: the network.
         trained_size: size of the groups that it was trained on.
-        config: window and batch sizes that are asked for.
+        config: the requested window and batch sizes.
     """
-    scan = tensors.scan
-    window_size = generator.window_size(config.window_size, trained_size) or scan.size
-    parts = compact_windows(scan.positions, window_size)
-    if generator.is_anchored and window_size < scan.size:
-        # In the order of the compact windows, so that each overlaps what is stitched already.
+    positions = state.positions.cpu().numpy().astype(np.float64)
+    patch_origins = patch_origins_of(state)
+    patch_shape = (state.probe.shape[-2], state.probe.shape[-1])
+    window_size = generator.window_size(config.window_size, trained_size) or len(positions)
+    parts = compact_windows(positions, window_size)
+    if generator.is_anchored and window_size < len(positions):
+        # In the order of the compact windows, so that each overlaps what is stitched before it.
         anchors = np.concatenate(parts)
-        neighbours = nearest_neighbours(scan.positions, window_size - 1)
-        parts = list(np.concatenate([anchors[:, None], neighbours[anchors]], axis=1))
-        return _together(tensors, parts, config.batch_size)
-    return [_canvases_of(tensors, window[None], multiple=1) for window in parts]
+        neighbours = nearest_neighbours(positions, window_size - 1)
+        groups = np.concatenate([anchors[:, None], neighbours[anchors]], axis=1)
+        single = [_window(group, patch_origins, patch_shape, OBJECT_MULTIPLE) for group in groups]
+        return _batched(single, config.batch_size)
+    return [_window(part, patch_origins, patch_shape, 1) for part in parts]
 
 
-def _together(tensors: ScanTensors, parts: Sequence[npt.NDArray[np.integer]], batch_size: int) -> list[Windows]:
-    """Put neighbouring windows of one size together; a window's canvas depends on nothing but itself."""
-    alone = [_canvases_of(tensors, window[None], multiple=CANVAS_MULTIPLE) for window in parts]
-    rounds = []
-    for (_, size, shape), group in groupby(alone, key=lambda one: (*one.indices.shape, one.shape)):
+def _window(
+    indices: npt.NDArray[np.integer], patch_origins: npt.NDArray[np.int64], patch_shape: tuple[int, int], multiple: int
+) -> Windows:
+    origin, (height, width) = extent_of(patch_origins[indices], patch_shape)
+    return Windows(indices[None], np.array([origin]), (height + -height % multiple, width + -width % multiple))
+
+
+def _batched(single: Sequence[Windows], batch_size: int) -> list[Windows]:
+    """Join consecutive windows of one size and shape."""
+    batches = []
+    for (_, size, shape), group in groupby(single, key=lambda one: (*one.indices.shape, one.shape)):
         alike = list(group)
         count = max(1, batch_size // size)
         for chunk in (alike[first : first + count] for first in range(0, len(alike), count)):
             indices, origins = (np.concatenate([one[field] for one in chunk]) for field in (0, 1))
-            rounds.append(Windows(indices, origins, shape))
-    return rounds
+            batches.append(Windows(indices, origins, shape))
+    return batches
 
 
-def _canvases_of(tensors: ScanTensors, indices: npt.NDArray[np.integer], *, multiple: int) -> Windows:
-    origin, (height, width) = tensors.extent(indices[0])
-    return Windows(indices, origin[None], (height + -height % multiple, width + -width % multiple))
-
-
-def steps_of(generator: Generator, asked: int) -> int:
-    """Canvases that ``generator`` shall yield for every window, where 0 asks for its own choice.
+def steps_of(generator: Generator, requested: int) -> int:
+    """Return the number of object arrays that ``generator`` yields for every window; 0 requests its default.
 
     Raises:
         ConfigurationError: it cannot yield so many.
     """
-    if generator.most_steps is not None and asked > generator.most_steps:
+    if generator.most_steps is not None and requested > generator.most_steps:
         raise ConfigurationError(
-            f'inference.steps = {asked}: the network of this model makes its patches in {generator.most_steps} step; '
-            'set 0, or train a model with the generator "unrolled".'
+            f'inference.steps = {requested}: the network of this model computes its patches in {generator.most_steps} '
+            'step; set 0, or train a model with the generator "unrolled".'
         )
-    return asked or generator.default_steps
+    return requested or generator.default_steps
 
 
 class Predictor:
-    """A network at work on one scan.
+    """Applies a network to one scan.
 
     Args:
         tensors: the scan on its device.
+        state: probe, positions and intensities.
         generator: the network, on the same device.
-        rounds: the windows of the scan, as of :func:`rounds_of`.
-        steps: canvases that the network yields for every window.
-        config: batch size.
-        report: hears of every step and preview, and says when to stop.
+        windows: the windows of the scan, from :func:`windows_of`.
+        steps: object arrays that the network yields for every window.
+        batch_size: patterns in memory at a time.
+        progress: receives every step and preview, and says when to stop.
     """
 
     def __init__(
         self,
         tensors: ScanTensors,
+        state: ReconstructionState,
         generator: Generator,
-        rounds: Sequence[Windows],
+        windows: Sequence[Windows],
         steps: int,
-        config: InferenceConfig,
-        report: Report,
+        batch_size: int,
+        progress: ProgressReporter,
     ) -> None:
         self._tensors = tensors
+        self._state = state
         self._generator = generator
-        self._rounds = rounds
+        self._windows = windows
         self._steps = steps
-        self._config = config
-        self._report = report
-        self._origin, self._shape = tensors.extent(np.arange(tensors.scan.size))
+        self._batch_size = batch_size
+        self._progress = progress
+        self._origin, self._shape = extent_of(patch_origins_of(state), tensors.pattern_shape)
 
-    def predict(self) -> Stitched:
-        """Reconstruct window after window into one canvas over the whole scan (its origin is the scan's extent)."""
+    def predict(self) -> ReconstructionState:
+        """Reconstruct the windows one after the other and return the state with the stitched object."""
         stitcher = Stitcher(self._shape, self._tensors.device)
-        single = len(self._rounds) == 1 and len(self._rounds[0].indices) == 1
+        is_single = len(self._windows) == 1 and len(self._windows[0].indices) == 1
         with torch.inference_mode():
-            for windows in self._rounds:
-                batches = _Batches(self._tensors, windows, self._config.batch_size)
-                canvases = self._solve(windows, batches, preview=single)
-                self._add(stitcher, windows, batches, canvases)
-                if not single:
-                    self._report.preview(stitcher.result, self._origin)
-                if self._report.should_stop():
+            for windows in self._windows:
+                batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size)
+                objects = self._reconstruct(windows, batches, preview=is_single)
+                self._stitch(stitcher, windows, batches, objects)
+                if not is_single:
+                    self._progress.preview(stitcher.result, self._origin)
+                if self._progress.should_stop():
                     break
-            return stitcher.result()
+            result = stitcher.result()
+        # A tensor that was made in inference mode cannot enter a computation that is differentiated; a copy can.
+        return replace(self._state, object_array=result.clone(), origin=self._origin)
 
-    def _solve(self, windows: Windows, batches: _Batches, *, preview: bool) -> Tensor:
+    def _reconstruct(self, windows: Windows, batches: _WindowBatches, *, preview: bool) -> Tensor:
         shape = (len(windows.indices), *windows.shape)
-        canvases = torch.ones(shape, dtype=torch.complex64, device=self._tensors.device)
-        photons = torch.zeros_like(canvases.real)
-        for frames in batches:
-            photons += illumination(frames.probes, frames.patch_origins, windows.shape)
-        measured = Measurement(batches.descend, batches, canvases, photons)
+        objects = torch.ones(shape, dtype=torch.complex64, device=self._tensors.device)
+        photons = torch.zeros_like(objects.real)
+        for batch in batches:
+            photons += illumination(batch.probes, batch.patch_origins, windows.shape)
+        measured = Measurement(batches.object_update, batches, objects, photons)
+        origin = int(windows.origins[0, 0]), int(windows.origins[0, 1])
         for estimate in self._generator.unroll(measured, self._steps):
-            canvases = estimate
-            self._report.advance()
+            objects = estimate
+            self._progress.advance()
             if preview:
-                self._report.preview(partial(cover, canvases[0], photons[0]), windows.origins[0])
-            if self._report.should_stop():
+                self._progress.preview(partial(mask_object, objects[0], photons[0]), origin)
+            if self._progress.should_stop():
                 break
-        return canvases
+        return objects
 
-    def _add(self, stitcher: Stitcher, windows: Windows, batches: _Batches, canvases: Tensor) -> None:
-        offsets = torch.from_numpy(windows.origins - self._origin).to(canvases.device)[:, None]
-        for number in range(len(canvases)):
-            parts = partial(_patches, canvases, batches, offsets, number, self._tensors.scan.pattern_shape)
-            # The turn comes from all of the window's overlap: a first pass measures it, a second one stitches.
+    def _stitch(self, stitcher: Stitcher, windows: Windows, batches: _WindowBatches, objects: Tensor) -> None:
+        offsets = torch.from_numpy(windows.origins - np.array(self._origin)).to(objects.device)[:, None]
+        for number in range(len(objects)):
+            parts = partial(_patches, objects, batches, offsets, number, self._tensors.pattern_shape)
+            # The phase is that of the whole overlap of the window: the first pass measures it, the second stitches.
             total = torch.stack([stitcher.overlap(*part) for part in parts()]).sum()
-            turn = torch.where(total.abs() > 0, total / total.abs().clamp_min(1e-30), torch.ones_like(total))
+            phase = torch.where(total.abs() > 0, total / total.abs().clamp_min(1e-30), torch.ones_like(total))
             for patches, probes, patch_origins in parts():
-                stitcher.add(patches * turn, probes, patch_origins)
+                stitcher.add(patches * phase, probes, patch_origins)
 
 
 def _patches(
-    canvases: Tensor, batches: _Batches, offsets: Tensor, number: int, shape: tuple[int, int]
+    objects: Tensor, batches: _WindowBatches, offsets: Tensor, number: int, shape: tuple[int, int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Patches, probes and patch_origins of one of the canvases, as :meth:`.Stitcher.add` takes them, batch by batch."""
+    """Yield patches, probes and patch origins of one object array, as :meth:`.Stitcher.add` takes them."""
     one = slice(number, number + 1)
-    for frames in batches:
+    for batch in batches:
         yield (
-            gather(canvases[one], frames.patch_origins[one], shape),
-            frames.probes[one],
-            frames.patch_origins[one] + offsets[one],
+            extract_patches(objects[one], batch.patch_origins[one], shape),
+            batch.probes[one],
+            batch.patch_origins[one] + offsets[one],
         )
 
 
-class _Batches:
-    """The frames of some windows in batches; kept between steps where memory allows."""
+class _WindowBatches:
+    """The patterns of some windows in batches; kept from step to step where memory allows."""
 
-    def __init__(self, tensors: ScanTensors, windows: Windows, batch_size: int) -> None:
+    def __init__(self, tensors: ScanTensors, state: ReconstructionState, windows: Windows, batch_size: int) -> None:
         self._tensors = tensors
+        self._state = state
         self._windows = windows
         count = max(1, math.ceil(windows.indices.size / batch_size))
         self._chunks = np.array_split(windows.indices, count, axis=1)
-        modes, height, width = tensors.probe.shape
+        modes, height, width = state.probe.shape
         fits = windows.indices.size * height * width * (4 + 8 * modes) <= CACHE_BYTES
-        self._keep = fits or count == 1
-        self._kept: list[Frames] | None = None
+        self._is_kept = fits or count == 1
+        self._kept: list[PatternBatch] | None = None
 
-    def __iter__(self) -> Iterator[Frames]:
-        if self._keep and self._kept is None:
-            self._kept = list(self._gather())
-        yield from self._gather() if self._kept is None else self._kept
+    def __iter__(self) -> Iterator[PatternBatch]:
+        if self._is_kept and self._kept is None:
+            self._kept = list(self._make())
+        yield from self._make() if self._kept is None else self._kept
 
-    def _gather(self) -> Iterator[Frames]:
+    def _make(self) -> Iterator[PatternBatch]:
+        origins = torch.from_numpy(self._windows.origins).to(self._tensors.device)[:, None]
         for chunk in self._chunks:
-            flat = self._tensors.frames(chunk.ravel(), np.zeros(2, np.int64))
-            origins = torch.from_numpy(self._windows.origins).to(self._tensors.device)[:, None]
-            yield Frames(
+            flat = self._tensors.batch(self._state, chunk.ravel(), (0, 0))
+            yield PatternBatch(
                 amplitudes=flat.amplitudes.reshape(*chunk.shape, *flat.amplitudes.shape[2:]),
                 probes=flat.probes.reshape(*chunk.shape, *flat.probes.shape[2:]),
-                patch_origins=flat.patch_origins.reshape(*chunk.shape, *flat.patch_origins.shape[2:]) - origins,
+                patch_origins=flat.patch_origins.reshape(*chunk.shape, 2) - origins,
                 good_pixels=flat.good_pixels,
             )
 
-    def descend(self, canvases: Tensor) -> Tensor:
-        """Descent direction of all patterns together, ``(B, h, w)`` complex64."""
-        direction = torch.zeros_like(canvases)
-        for frames in self:
-            direction += amplitude_descent(canvases, frames).direction
-        return direction
+    def object_update(self, objects: Tensor) -> Tensor:
+        """Compute the update of object arrays ``(B, h, w)`` complex64 by all patterns of their windows."""
+        total = torch.zeros_like(objects)
+        for batch in self:
+            total += amplitude_update(objects, batch)[0]
+        return total

@@ -1,4 +1,19 @@
-"""How the unknowns move: momentum with restarts, and positions that do not drift together."""
+"""Optimisers of the solver: heavy-ball momentum with restarts, and Adam for the positions.
+
+Heavy ball (B. T. Polyak, USSR Comput. Math. Math. Phys. 4, 1 (1964); for ptychography A. Maiden et al., Optica 4, 736
+(2017)) with the preconditioned update ``G`` and the age ``k`` since the last restart::
+
+    V <- b_k V + G,   b_k = min(0.93, k / (k + 5))
+
+Adam (D. P. Kingma & J. Ba, arXiv:1412.6980) takes the Gauss-Newton steps of the positions as its gradient::
+
+    m <- 0.9 m + 0.1 dr,   v <- 0.99 v + 0.01 dr^2
+    r <- r + s_k m' / (sqrt(v') + 0.01)        ', bias-corrected
+
+with ``s_k`` from 0.3 pixels to zero along half a cosine. The affine part of the displacement (translation, scale,
+rotation, shear) is removed after every step, because the patterns hardly determine it. Step length, decay and offset
+have no derivation: on a scan of 484 positions with errors of 1 pixel they left errors of .03 pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +22,17 @@ import math
 import torch
 from torch import Tensor
 
+from ..models.physics_step import momentum
+
 POSITION_STEP_PX = 0.3
-"""Longest step of a position in one epoch, at the start."""
-MOMENTUM_LIMIT = 0.93
+"""Longest step of a position in the first epoch."""
 
 
-class Momentum:
-    """Nesterov-like momentum of one unknown, ramped up from its last restart.
+class HeavyBall:
+    """Heavy-ball momentum of one array, increased from its last restart on.
 
-    Restarts after B. O'Donoghue & E. Candes, Found. Comput. Math. 15, 715 (2015): when the misfit grows, the velocity
-    points the wrong way and is dropped.
+    Restarts follow B. O'Donoghue & E. Candes, Found. Comput. Math. 15, 715 (2015): when the deviance increases, the
+    velocity is set to zero.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -24,28 +40,27 @@ class Momentum:
         self._age = 0
 
     def restart(self) -> None:
-        """Forget the velocity."""
+        """Set the velocity to zero."""
         self._velocity = torch.zeros_like(self._velocity)
         self._age = 0
 
-    def step(self, direction: Tensor) -> Tensor:
-        """The move for a preconditioned direction: real or complex, of any shape, that of the move."""
-        momentum = min(MOMENTUM_LIMIT, self._age / (self._age + 5.0))
-        self._velocity = momentum * self._velocity + direction
+    def step(self, update: Tensor) -> Tensor:
+        """Return the step for a preconditioned ``update``: real or complex, any shape, that of the step."""
+        self._velocity = momentum(self._age) * self._velocity + update
         self._age += 1
         return self._velocity
 
-    def moved(self, move: Tensor) -> None:
-        """Say what the move (shape as in :meth:`step`) came to in the end, where something else had its say in it."""
-        self._velocity = move
+    def replace_velocity(self, step: Tensor) -> None:
+        """Continue from ``step`` (shape as in :meth:`step`), where a regulariser changed the step that was taken."""
+        self._velocity = step
 
 
-class PositionMotion:
-    """Adam on the Gauss-Newton steps of the positions (D. P. Kingma & J. Ba, arXiv:1412.6980), with cosine decay.
+class PositionOptimizer:
+    """Adam on the Gauss-Newton steps of the positions, without affine drift.
 
     Args:
-        given: positions as they came, ``(n, 2)`` real, (y, x) in pixels.
-        epochs: over how many epochs the step length decays to zero.
+        given: initial positions, ``(n, 2)`` real, (y, x) in pixels.
+        epochs: number of epochs after which the step length has decayed to zero.
     """
 
     def __init__(self, given: Tensor, epochs: int) -> None:
@@ -56,30 +71,29 @@ class PositionMotion:
         self._age = 0
         self._centred = given - given.mean(dim=0)
 
-    def step(self, positions: Tensor, change: Tensor) -> Tensor:
-        """New positions ``(n, 2)`` after a step along ``change``, with no affine drift against the given ones."""
+    def step(self, positions: Tensor, gauss_newton: Tensor) -> Tensor:
+        """Return the positions ``(n, 2)`` after a step along ``gauss_newton`` ``(n, 2)``."""
         self._age += 1
-        self._mean = 0.9 * self._mean + 0.1 * change
-        self._square = 0.99 * self._square + 0.01 * change.square()
+        self._mean = 0.9 * self._mean + 0.1 * gauss_newton
+        self._square = 0.99 * self._square + 0.01 * gauss_newton.square()
         mean = self._mean / (1 - 0.9**self._age)
         deviation = (self._square / (1 - 0.99**self._age)).sqrt()
         length = POSITION_STEP_PX * 0.5 * (1 + math.cos(math.pi * min(1.0, (self._age - 1) / self._epochs)))
-        return self._without_drift(positions + length * mean / (deviation + 1e-2))
+        return self._without_affine_part(positions + length * mean / (deviation + 1e-2))
 
-    def _without_drift(self, positions: Tensor) -> Tensor:
-        """Remove mean, scale, rotation and shear of the displacement: the patterns hardly hold those."""
+    def _without_affine_part(self, positions: Tensor) -> Tensor:
         if len(positions) <= 3:
             return self._given.clone()
         displacement = positions - self._given
         displacement = displacement - displacement.mean(dim=0)
-        return self._given + displacement - self._affine_part(displacement)
+        return self._given + displacement - self._linear_part(displacement)
 
-    def _affine_part(self, displacement: Tensor) -> Tensor:
-        """Least squares by hand, two unknowns per axis: a library's last bits change from run to run."""
+    def _linear_part(self, displacement: Tensor) -> Tensor:
+        """Return the least-squares linear map of the positions; solved here, because it is the same in every run."""
         y, x = self._centred[:, 0], self._centred[:, 1]
         yy, xx, xy = y.square().sum(), x.square().sum(), (y * x).sum()
-        toward_y, toward_x = ((one[:, None] * displacement).sum(dim=0) for one in (y, x))
-        # Positions on one line leave the determinant at nothing: a millionth of its bound keeps it away from there.
+        moment_y, moment_x = ((axis[:, None] * displacement).sum(dim=0) for axis in (y, x))
+        # Positions on one line have a determinant of zero: a millionth of its upper bound is added.
         determinant = (yy * xx - xy.square() + 1e-6 * (yy + xx).square()).clamp_min(1e-30)
-        by_y, by_x = (xx * toward_y - xy * toward_x) / determinant, (yy * toward_x - xy * toward_y) / determinant
+        by_y, by_x = (xx * moment_y - xy * moment_x) / determinant, (yy * moment_x - xy * moment_y) / determinant
         return y[:, None] * by_y + x[:, None] * by_x

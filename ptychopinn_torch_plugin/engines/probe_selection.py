@@ -1,4 +1,4 @@
-"""Two probes for one scan: which one do the patterns prefer?"""
+"""Selection of one of two probes by the patterns of a scan."""
 
 from __future__ import annotations
 
@@ -10,50 +10,42 @@ import torch
 
 from ..config import RefinementConfig
 from ..data.scan import RawScan
-from ..data.tensors import ScanTensors
+from ..data.tensors import ScanTensors, initial_state
 from .downsampling import compact_part
-from .solver import Solver
+from .solver import Solver, final_deviance
 
 logger = logging.getLogger(__name__)
 
 EPOCHS = 10
-"""Enough to tell a probe from one that is out of focus; the object need not be sharp."""
+"""Enough to distinguish a probe from one that is out of focus; the object need not be sharp."""
 POSITIONS = 256
 MARGIN = 0.98
-"""A challenger must explain the patterns better by two per cent: what is as good changes nothing."""
+"""The other probe is preferred if it reduces the deviance by two per cent at least; equal probes change nothing."""
 
 
-def prefers(scan: RawScan, challenger: npt.NDArray[np.complexfloating], device: torch.device) -> bool:
-    """Whether a compact part of ``scan`` is explained better by ``challenger`` than by the scan's own probe.
+def prefers(scan: RawScan, other_probe: npt.NDArray[np.complexfloating], device: torch.device) -> bool:
+    """Return whether ``other_probe`` explains a compact part of ``scan`` better than the scan's own probe.
 
-    Either probe is held fixed while an object is refined from flat for a few epochs; the misfits decide.
+    With each probe held fixed, an object is refined from a transparent one for a few epochs; the deviances decide.
 
     Args:
         scan: the validated scan.
-        challenger: probe modes, ``(M, H, W)`` complex, any scale.
+        other_probe: probe modes, ``(M, H, W)`` complex, any scale.
         device: where to compute.
     """
     part = compact_part(scan, POSITIONS)
     fixed = RefinementConfig(
         refine_epochs=EPOCHS, refine_probe=False, refine_positions=False, likelihood='amplitude', smoothing=0.0
     )
-
-    def misfit(probe: npt.NDArray[np.complexfloating] | None) -> float:
-        solver = Solver(ScanTensors(part, device, probe=probe), fixed, POSITIONS)
-        deviances: list[float] = []
-
-        def listen(_epoch: int, deviance: float) -> bool:
-            deviances.append(deviance)
-            return False
-
-        with torch.inference_mode():
-            solver.run(listen)
-        return deviances[-1]
-
-    own, other = misfit(None), misfit(challenger)
+    tensors = ScanTensors(part, device)
+    own, other = (
+        final_deviance(Solver(tensors, initial_state(tensors, probe), fixed, POSITIONS))
+        for probe in (None, other_probe)
+    )
     is_better = other < MARGIN * own
     logger.info(
-        'After %d epochs the probe of the model leaves a misfit of %.3f, that of the product %.3f: %s is used.',
+        'After %d epochs the deviance is %.3f with the probe of the model and %.3f with that of the product: %s is '
+        'used.',
         EPOCHS,
         other,
         own,

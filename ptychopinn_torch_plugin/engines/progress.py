@@ -1,4 +1,4 @@
-"""How a reconstruction under way reports: progress over its stages, previews on the object grid, the wish to stop."""
+"""Progress of a reconstruction over its stages, and previews on the scan's object grid."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from ..observer import Observer
-from .stitching import Stitched
+from ..physics.patches import extract_window
 
 
-class Report:
-    """One reconstruction's line to its observer.
+class ProgressReporter:
+    """Reports one reconstruction to its observer.
 
     Args:
-        observer: who listens.
+        observer: receives progress and previews, and may stop the run.
         goal: steps of all stages together.
-        object_shape: the grid that previews are shown on, ``(h, w)``.
-        preview_interval: steps between previews; 0 shows none.
+        object_shape: shape ``(h, w)`` of the object grid that previews are drawn on.
+        preview_interval: steps between previews; 0 for none.
     """
 
     def __init__(self, observer: Observer, goal: int, object_shape: tuple[int, int], preview_interval: int) -> None:
@@ -30,44 +31,31 @@ class Report:
 
     @property
     def done(self) -> int:
-        """Steps done so far."""
+        """Number of steps done."""
         return self._done
 
     def rewind(self, done: int) -> None:
-        """Go back to ``done`` steps: what came after them is done anew."""
+        """Return to ``done`` steps, because the later ones are repeated."""
         self._done = done
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Count one step."""
         self._done += 1
-        # Smaller batches, where memory ran out, may need more steps than were planned.
+        # Smaller batches, after memory ran out, may need more steps than were planned.
         self._goal = max(self._goal, self._done)
         self._observer.on_progress(self._done, self._goal)
 
-    def preview(self, make: Callable[[], Stitched], origin: npt.NDArray[np.integer]) -> None:
-        """Show what ``make`` returns, a canvas with its first pixel at ``origin`` ``(2,)`` (y, x), if one is due."""
+    def preview(self, make: Callable[[], Tensor], origin: tuple[int, int]) -> None:
+        """Show the object array ``(h, w)`` that ``make`` returns, first pixel at ``origin`` (y, x), if one is due."""
         if self._interval and self._done % self._interval == 0 and self._done < self._goal:
-            self._observer.on_preview(on_grid(make(), origin, self._object_shape)[0])
+            self._observer.on_preview(on_object_grid(make(), origin, self._object_shape))
 
     def should_stop(self) -> bool:
-        """Whether the run shall end with what it has."""
+        """Return whether the run was asked to stop and keep its present result."""
         return self._observer.should_stop()
 
 
-def on_grid(
-    stitched: Stitched, origin: npt.NDArray[np.integer], shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.bool_]]:
-    """Place a canvas on an object grid of ``shape``; what lies outside of the grid is cut off.
-
-    Returns:
-        Object, complex64 ``(h, w)``, 1 where not covered, and coverage, bool ``(h, w)``.
-    """
-    object_array = np.ones(shape, dtype=np.complex64)
-    coverage = np.zeros(shape, dtype=np.bool_)
-    first = np.maximum(origin, 0)
-    last = np.minimum(origin + np.array(stitched.canvas.shape), np.array(shape))
-    there = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    here = tuple(slice(int(a), int(b)) for a, b in zip(first - origin, last - origin, strict=True))
-    object_array[there] = stitched.canvas[here].cpu().numpy()
-    coverage[there] = stitched.coverage[here].cpu().numpy()
-    return object_array, coverage
+def on_object_grid(object_array: Tensor, origin: tuple[int, int], shape: tuple[int, int]) -> npt.NDArray[np.complex64]:
+    """Return an object array ``(h, w)`` on an object grid of ``shape``, 1 outside it; what lies outside is cut off."""
+    grid: npt.NDArray[np.complex64] = extract_window(object_array, (-origin[0], -origin[1]), shape).cpu().numpy()
+    return grid

@@ -1,55 +1,65 @@
-"""The solver: full-batch preconditioned momentum on the object, with probe, positions and frame intensities on the way.
+"""The solver: maximum-likelihood refinement of object, probe, positions and frame intensities.
 
-Every epoch looks at all patterns, in batches only as far as memory asks for it, and moves every unknown once. What is
-refined, and from which epoch on, is in the configuration.
+Every epoch computes the gradients of the deviance ``D`` over all patterns at once, then updates each quantity once.
+With the object update ``U``, the illumination ``W = sum_jm |P_jm|^2``, the transmittance ``T = sum_j s_j |O_j|^2``, the
+heavy-ball operator ``V`` (:mod:`.optimizers`), the low-frequency preconditioner ``L``
+(:mod:`ptychopinn_torch_plugin.physics.preconditioner`) and the proximal operator of total variation
+(:mod:`.regularizers`)::
+
+    O   <- prox_TV( O + V[1.2 L(U / (W + 0.05 max W))] )
+    P_m <- P_m + V[F^-1(sum_j S_jm) / (T + 0.05 max T)]
+    r_j <- Adam on the Gauss-Newton step of position j
+    s_j <- s_j sum(n_j) / sum(I_j),  then divided by their mean
+
+The gradients are those of maximum likelihood (P. Thibault & M. Guizar-Sicairos, New J. Phys. 14, 063004 (2012)); the
+preconditioners are the illumination functions of M. Odstrcil et al., Opt. Express 26, 3108 (2018), regularised as
+written. When ``D`` increases, the momentum restarts. The low-frequency term and total variation are applied to the
+preconditioned direction; this has no derivation from one objective and was chosen by measured quality
+(:doc:`/benchmarks`).
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import RefinementConfig
-from ..data.tensors import ScanTensors
+from ..data.tensors import ScanTensors, extent_of, patch_origins_of
+from ..models.physics_step import OBJECT_STEP, regularise
+from ..physics.forward import power
+from ..physics.patches import extract_window
 from ..physics.preconditioner import low_frequency_filter, precondition_low_frequencies
-from ..physics.probe import power
-from ..physics.probe_modes import add_modes, orthogonalised
-from ..physics.residual import Experiment
-from .gradients import Sums, Sweep, Unknowns, Wanted
-from .optimizers import Momentum, PositionMotion
+from ..physics.probe_modes import add_modes, orthogonalise
+from ..types import ReconstructionState
+from .gradients import GradientAccumulation, Gradients, RefinedQuantities
+from .optimizers import HeavyBall, PositionOptimizer
 from .regularizers import TotalVariation
-from .stitching import Stitched, cover
-
-logger = logging.getLogger(__name__)
+from .stitching import mask_object
 
 MARGIN_PX = 8
-"""How far the canvas reaches beyond the frames: refined positions may move that much."""
-FLOOR = 0.05
-"""Regularisation of the preconditioners, relative to their largest value."""
-OBJECT_STEP = 1.2
-PROBE_STEP = 1.0
-SLOW_PHASE_GAIN = 10.0
-"""Stable over many epochs only together with the restarts of the momentum."""
+"""Pixels by which the object array extends beyond the patches: refined positions may move that far."""
+RESTART_TOLERANCE = 1e-4
+"""Relative increase of the deviance above which the momentum restarts; smaller ones are rounding."""
 
 FAINT_COUNTS = 20.0
-"""Mean counts per measured pixel below which the Poisson likelihood is taken: roots of few counts are biased."""
+"""Mean counts per measured pixel below which the Poisson likelihood is chosen: roots of few counts are biased."""
 
-Listener = Callable[[int, float], bool]
-"""Told the number of the epoch (from 1) and its deviance; True ends the refinement."""
+EpochListener = Callable[[int, float], bool]
+"""Called with the number of the epoch (from 1) and its deviance; True ends the refinement."""
 
 
-def likelihood_for(tensors: ScanTensors) -> str:
-    """'poisson' for a faint scan, 'amplitude' for a bright one, which forgives more that no model knows of.
+def likelihood_for(tensors: ScanTensors, probe: Tensor) -> str:
+    """Return 'poisson' for a faint scan and 'amplitude' for a bright one, which is less sensitive to model errors.
 
     Args:
-        tensors: the scan; photons per good pixel and pattern (mean) decide, see ``FAINT_COUNTS``.
+        tensors: the scan.
+        probe: modes, ``(M, H, W)`` complex; its photons per measured pixel decide, see ``FAINT_COUNTS``.
     """
-    photons = float(power(tensors.probe).sum())
+    photons = float(power(probe).sum())
     return 'poisson' if photons / float(tensors.good_pixels.sum()) < FAINT_COUNTS else 'amplitude'
 
 
@@ -57,117 +67,129 @@ class Solver:
     """Refines one scan.
 
     Args:
-        tensors: the scan on its device, with the probe to start from.
-        config: what is refined, from when, by which likelihood.
+        tensors: the scan on its device.
+        state: the state to start from.
+        config: the refined quantities, their first epochs, and the likelihood.
         batch_size: patterns in memory at a time; no effect on the result.
     """
 
-    def __init__(self, tensors: ScanTensors, config: RefinementConfig, batch_size: int) -> None:
+    def __init__(
+        self, tensors: ScanTensors, state: ReconstructionState, config: RefinementConfig, batch_size: int
+    ) -> None:
         self._tensors = tensors
         self._config = config
-        self._device = tensors.device
-        origin, (height, width) = tensors.extent(np.arange(tensors.scan.size))
-        self.origin = origin - MARGIN_PX
-        self.shape = (height + 2 * MARGIN_PX, width + 2 * MARGIN_PX)
-        self._likelihood = config.likelihood if config.likelihood != 'auto' else likelihood_for(tensors)
-        experiment = Experiment(tensors.good_pixels, tensors.phase, self._likelihood)
-        is_fixed = not (config.refine_probe or config.refine_positions)
-        self._sweep = Sweep(tensors, experiment, batch_size, is_fixed=is_fixed)
-        self._gain = low_frequency_filter(self.shape, self._device, SLOW_PHASE_GAIN)
-        self.unknowns = self._start()
-        self._given = self.unknowns.positions.clone()
-        self._light = torch.ones(self.shape, device=self._device)
-        self._prior = TotalVariation(config.smoothing, self.unknowns.canvas)
+        self._start = state
+        self._state = state = _with_margin(state, add_modes(state.probe, config.probe_modes))
+        chosen = config.likelihood != 'auto'
+        self._gradients = GradientAccumulation(
+            tensors,
+            len(state.probe),
+            config.likelihood if chosen else likelihood_for(tensors, state.probe),
+            batch_size,
+            is_fixed=not (config.refine_probe or config.refine_positions or config.refine_intensity),
+        )
+        self._filter = low_frequency_filter(state.object_shape, tensors.device)
+        self._photons = torch.ones(state.object_shape, device=tensors.device)
+        self._total_variation = TotalVariation(config.smoothing, state.object_array)
 
-    def start_from(self, canvas: Tensor, origin: np.ndarray) -> None:
-        """Begin with an object that is known already, ``(h, w)`` complex64 with its first pixel at ``origin``."""
-        y, x = (int(value) for value in origin - self.origin)
-        self.unknowns.canvas[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
+    def run(self, listen: EpochListener) -> ReconstructionState:
+        """Refine for the configured number of epochs, or until ``listen`` returns True.
 
-    def run(self, listen: Listener) -> Unknowns:
-        """Refine for the configured number of epochs, or until ``listen`` says so, and return the unknowns.
-
-        The probe comes back in orthogonal modes, with the power of the one that came in.
+        Returns:
+            The refined state; its probe is in orthogonal modes, with the power of the initial one.
         """
-        state, config = self.unknowns, self._config
-        object_motion, probe_motion = Momentum(state.canvas), Momentum(state.probe)
-        position_motion = PositionMotion(self._given, config.refine_epochs - config.positions_start)
-        before = math.inf
-        for epoch in range(config.refine_epochs):
-            wanted = self._wanted(epoch)
-            sums = self._sweep.look(state, wanted)
-            self._light = sums.photons
-            if sums.deviance > before * (1 + 1e-4):
-                object_motion.restart()
-                probe_motion.restart()
-            before = sums.deviance
-            self._move_object(sums, object_motion)
-            if wanted.probe:
-                self._move_probe(sums, probe_motion)
-            if wanted.positions:
-                state.positions = self._inside(position_motion.step(state.positions, sums.position_change))
-            if wanted.intensity:
-                self._move_intensities(sums)
-            if listen(epoch + 1, sums.deviance):
-                break
-        self._settle()
-        return state
-
-    def _start(self) -> Unknowns:
-        tensors = self._tensors
-        patch_origins = torch.from_numpy(tensors.patch_origins - self.origin).to(torch.float64)
-        positions = (patch_origins + torch.from_numpy(tensors.subpixel_shifts)).float().to(self._device)
-        probe = add_modes(tensors.probe, self._config.probe_modes)
-        canvas = torch.ones(self.shape, dtype=torch.complex64, device=self._device)
-        return Unknowns(canvas, probe, positions, torch.ones(len(positions), device=self._device))
-
-    def _wanted(self, epoch: int) -> Wanted:
         config = self._config
-        return Wanted(
-            probe=config.refine_probe and epoch >= config.probe_start,
-            positions=config.refine_positions and epoch >= config.positions_start,
-            intensity=config.refine_intensity and epoch >= config.intensity_start,
-        )
-
-    def _move_object(self, sums: Sums, motion: Momentum) -> None:
-        photons = sums.photons + FLOOR * sums.photons.max()
-        before = self.unknowns.canvas
-        direction = precondition_low_frequencies((sums.direction / photons)[None], before[None], self._gain)[0]
-        self.unknowns.canvas = self._prior(before + motion.step(OBJECT_STEP * direction), photons / OBJECT_STEP)
-        motion.moved(self.unknowns.canvas - before)
-
-    def _move_probe(self, sums: Sums, motion: Momentum) -> None:
-        direction = torch.fft.ifft2(sums.probe_spectrum) / (sums.transparency + FLOOR * sums.transparency.max())
-        self.unknowns.probe = self.unknowns.probe + motion.step(PROBE_STEP * direction)
-
-    def _move_intensities(self, sums: Sums) -> None:
-        intensities = self.unknowns.intensities * sums.intensity_ratio
-        self.unknowns.intensities = intensities / intensities.mean()
-
-    def _inside(self, positions: Tensor) -> Tensor:
-        """Keep every frame on the canvas."""
-        limit = torch.tensor(self.shape, device=self._device) - torch.tensor(
-            self._tensors.scan.pattern_shape, device=self._device
-        )
-        return torch.minimum(positions.clamp_min(0.0), limit - 1e-3)
-
-    def _settle(self) -> None:
-        """Give the probe back its photons, and put its modes in order.
-
-        Scale, a common translation and a linear phase ramp pass freely between probe and object. Only the scale is put
-        back: where the probe came in off centre, or tilted against the detector, the others are what was mended.
-        """
-        state = self.unknowns
-        if self._config.refine_probe:
-            factor = math.sqrt(float(power(self._tensors.probe).sum() / power(state.probe).sum()))
-            state.probe = orthogonalised(state.probe * factor)
-            state.canvas = state.canvas / factor
-
-    def stitched(self) -> Stitched:
-        """The object so far, 1 where hardly any photon went by the last look at the patterns."""
-        return cover(self.unknowns.canvas, self._light)
+        object_momentum, probe_momentum = HeavyBall(self._state.object_array), HeavyBall(self._state.probe)
+        position_optimizer = PositionOptimizer(self._start.positions, config.refine_epochs - config.positions_start)
+        previous = math.inf
+        for epoch in range(config.refine_epochs):
+            refined = self._refined_in(epoch)
+            gradients = self._gradients.compute(self._state, refined)
+            self._photons = gradients.illumination
+            deviance = float(gradients.deviance)
+            if deviance > previous * (1 + RESTART_TOLERANCE):
+                object_momentum.restart()
+                probe_momentum.restart()
+            previous = deviance
+            state = replace(self._state, object_array=self._object_step(gradients, object_momentum))
+            if refined.probe:
+                state = replace(state, probe=self._probe_step(gradients, probe_momentum))
+            if refined.positions:
+                moved = position_optimizer.step(state.positions, gradients.position_steps)
+                state = replace(state, positions=self._inside(moved))
+            if refined.intensities:
+                intensities = state.intensities * gradients.intensity_ratios
+                state = replace(state, intensities=intensities / intensities.mean())
+            self._state = state
+            if listen(epoch + 1, deviance):
+                break
+        self._normalise_probe()
+        return self.state
 
     @property
-    def displacements(self) -> Tensor:
-        """How far the positions have moved, ``(n, 2)`` float32, (y, x) in pixels."""
-        return self.unknowns.positions - self._given
+    def state(self) -> ReconstructionState:
+        """The present state; its object is 1 where the last epoch put hardly any photon."""
+        return replace(self._state, object_array=mask_object(self._state.object_array, self._photons))
+
+    def _refined_in(self, epoch: int) -> RefinedQuantities:
+        config = self._config
+        return RefinedQuantities(
+            probe=config.refine_probe and epoch >= config.probe_start,
+            positions=config.refine_positions and epoch >= config.positions_start,
+            intensities=config.refine_intensity and epoch >= config.intensity_start,
+        )
+
+    def _object_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:
+        photons = regularise(gradients.illumination)
+        before = self._state.object_array
+        update = (gradients.object_update / photons)[None]
+        update = precondition_low_frequencies(update, before[None], self._filter)[0]
+        after = self._total_variation(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
+        momentum.replace_velocity(after - before)
+        return after
+
+    def _probe_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:
+        update = torch.fft.ifft2(gradients.probe_spectrum) / regularise(gradients.transmittance)
+        return self._state.probe + momentum.step(update)
+
+    def _inside(self, positions: Tensor) -> Tensor:
+        """Limit positions so that every patch lies inside the object array."""
+        sides = positions.new_tensor(self._tensors.pattern_shape)
+        first = positions.new_tensor(self._state.origin) + (sides - 1) / 2
+        last = first + positions.new_tensor(self._state.object_shape) - sides - 1e-3
+        return torch.minimum(torch.maximum(positions, first), last)
+
+    def _normalise_probe(self) -> None:
+        """Restore the power of the initial probe, and orthogonalise the modes.
+
+        A scale, a common translation and a linear phase ramp may pass between probe and object without changing any
+        pattern. Only the scale is restored: a probe that was given off centre or tilted is corrected by the others.
+        """
+        if self._config.refine_probe:
+            state = self._state
+            factor = math.sqrt(float(power(self._start.probe).sum() / power(state.probe).sum()))
+            self._state = replace(
+                state, object_array=state.object_array / factor, probe=orthogonalise(state.probe * factor)
+            )
+
+
+def final_deviance(solver: Solver, should_stop: Callable[[], bool] = lambda: False) -> float:
+    """Run ``solver`` until its last epoch, or until ``should_stop``, and return the last deviance."""
+    deviances: list[float] = []
+
+    def listen(_epoch: int, deviance: float) -> bool:
+        deviances.append(deviance)
+        return should_stop()
+
+    with torch.inference_mode():
+        solver.run(listen)
+    return deviances[-1]
+
+
+def _with_margin(state: ReconstructionState, probe: Tensor) -> ReconstructionState:
+    """Return ``state`` with ``probe``, and an object array that extends ``MARGIN_PX`` beyond every patch."""
+    origin, shape = extent_of(patch_origins_of(state), (probe.shape[-2], probe.shape[-1]))
+    first = origin[0] - MARGIN_PX, origin[1] - MARGIN_PX
+    offset = first[0] - state.origin[0], first[1] - state.origin[1]
+    sides = shape[0] + 2 * MARGIN_PX, shape[1] + 2 * MARGIN_PX
+    return replace(state, object_array=extract_window(state.object_array, offset, sides), origin=first, probe=probe)

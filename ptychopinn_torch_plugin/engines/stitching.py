@@ -1,46 +1,32 @@
-"""Stitching: patches of many positions become one object.
+"""Stitching: the object patches of many positions are averaged into one object.
 
-Every patch lies on whole pixels of the object (subpixel positions are on the probe), and counts with the photons that
-its position put on each pixel: ``O = sum_j w_j O_j / sum_j w_j``, ``w_j = sum_m |P_jm|^2``.
+Every patch lies at whole pixels of the object (subpixel positions shift the probe) and is weighted by the photons that
+its position put on each pixel: ``O = sum_j R_j^T(w_j O_j) / sum_j R_j^T w_j`` with ``w_j = sum_m |P_jm|^2``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ..physics.patches import gather, merge
-from ..physics.probe import power
-
-COVERAGE_FLOOR = 1e-3
-"""A pixel counts as illuminated from this share of the brightest pixel's photons on."""
+from ..physics.forward import power
+from ..physics.patches import accumulate_patches, extract_patches
+from ..physics.probe import COVERAGE_FLOOR, is_illuminated
 
 
-class Stitched(NamedTuple):
-    """A stitched object on its canvas."""
+def mask_object(object_array: Tensor, photons: Tensor, floor: float = COVERAGE_FLOOR) -> Tensor:
+    """Return ``object_array`` ``(h, w)`` complex with 1 where ``photons`` ``(h, w)`` did not illuminate it.
 
-    canvas: Tensor
-    """``(h, w)`` complex64; exactly 1 where not covered."""
-    coverage: Tensor
-    """``(h, w)`` bool: pixels that were illuminated."""
-
-
-def cover(canvas: Tensor, photons: Tensor, floor: float = COVERAGE_FLOOR) -> Stitched:
-    """Set ``canvas`` ``(h, w)`` to 1 where ``photons`` ``(h, w)`` hardly came, and say where they did.
-
-    ``floor`` is the share of the most photons on a pixel that counts as hardly any.
+    ``floor`` as in :func:`~ptychopinn_torch_plugin.physics.probe.is_illuminated`.
     """
-    coverage = photons > floor * photons.max()
-    return Stitched(torch.where(coverage, canvas, torch.ones_like(canvas)), coverage)
+    return torch.where(is_illuminated(photons, floor), object_array, torch.ones_like(object_array))
 
 
 class Stitcher:
-    """Accumulates patches on one canvas.
+    """Weighted mean of patches in one object array.
 
-    Windows that were reconstructed apart differ by a constant phase, which no pattern fixes; :meth:`overlap` measures
-    it, so that a new window can be turned to agree with what already lies under it.
+    Windows that were reconstructed separately differ by a constant phase, which no pattern determines;
+    :meth:`overlap` measures it, so that the phase of a window can be adapted to the object so far.
     """
 
     def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
@@ -49,12 +35,12 @@ class Stitcher:
         self._weight = torch.zeros((1, *shape), dtype=torch.float32, device=device)
 
     def overlap(self, patches: Tensor, probes: Tensor, patch_origins: Tensor) -> Tensor:
-        """Weighted product of what is stitched so far with the conjugate of new patches, a complex scalar.
+        """Return the weighted product of the object so far and the conjugate of new patches, a complex scalar.
 
-        Its phase turns the patches to the object so far; it is zero where they do not overlap. Arguments as in
-        :meth:`add`.
+        Its phase is the phase of the object so far relative to the patches; it is zero where they do not overlap.
+        Arguments as in :meth:`add`.
         """
-        known = gather(self._sum, patch_origins, (patches.shape[-2], patches.shape[-1]))
+        known = extract_patches(self._sum, patch_origins, (patches.shape[-2], patches.shape[-1]))
         return (power(probes) * known * patches.conj()).sum()
 
     def add(self, patches: Tensor, probes: Tensor, patch_origins: Tensor) -> None:
@@ -62,14 +48,18 @@ class Stitcher:
 
         Args:
             patches: ``(1, C, H, W)`` complex64.
-            probes: ``(1, C, M, H, W)`` complex64, probes at the positions; their power weighs the patches.
-            patch_origins: ``(1, C, 2)`` int64, on this canvas.
+            probes: ``(1, C, M, H, W)`` complex64, probes at the positions; their power is the weight.
+            patch_origins: ``(1, C, 2)`` int64, in this object array.
         """
         weight = power(probes)
-        self._sum += merge(patches * weight, patch_origins, self._shape)
-        self._weight += merge(weight, patch_origins, self._shape)
+        self._sum += accumulate_patches(patches * weight, patch_origins, self._shape)
+        self._weight += accumulate_patches(weight, patch_origins, self._shape)
 
-    def result(self, floor: float = COVERAGE_FLOOR) -> Stitched:
-        """The object so far; ``floor`` as in :func:`cover`."""
-        weight = self._weight[0]
-        return cover(self._sum[0] / weight.clamp_min(1e-30), weight, floor)
+    @property
+    def photons(self) -> Tensor:
+        """Sum of the weights, ``(h, w)`` float32."""
+        return self._weight[0]
+
+    def result(self, floor: float = COVERAGE_FLOOR) -> Tensor:
+        """Return the object so far, ``(h, w)`` complex64; ``floor`` as in :func:`mask_object`."""
+        return mask_object(self._sum[0] / self.photons.clamp_min(1e-30), self.photons, floor)

@@ -216,7 +216,7 @@ def _with_preview_interval(config: Config, interval: int) -> Config:
 
 def _log_resolution(reconstruction: Reconstruction, pixel_m: tuple[float, float]) -> None:
     """Say the resolution of the half scans in metres, too: the worker knows pixels only."""
-    rings = None if reconstruction.judgement is None else reconstruction.judgement.rings
+    rings = None if reconstruction.metrics is None else reconstruction.metrics.frc
 
     if rings is not None and rings.resolution_px is not None:
         logger.info(

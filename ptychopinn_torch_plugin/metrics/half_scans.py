@@ -1,4 +1,4 @@
-"""Half scans: the odd and the even positions reconstructed apart, and what the two agree on."""
+"""Half scans: the odd and the even positions are reconstructed separately, and the two objects are correlated."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ logger = logging.getLogger(__name__)
 LEAST_POSITIONS = 2
 """Patterns with photons that a half must have."""
 PARTS = 3
-"""The whole scan and its two halves, in the progress."""
+"""Whole scan and two halves: the parts of the progress."""
 
 Run = Callable[[RawScan, Config, Observer], Reconstruction]
 
 
-def judged(run: Run, scan: RawScan, config: Config, observer: Observer | None) -> Reconstruction:
-    """Reconstruct by ``run``, add the half scans if they are asked for, and say the verdict in the log.
+def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer | None) -> Reconstruction:
+    """Reconstruct by ``run``, add the comparison of half scans if configured, and log the verdict.
 
-    The halves begin where the whole began (the given probe and positions, a flat object) and go through the same
-    network and refinement; nothing of one half, or of the whole, reaches the other.
+    The halves start from the same probe, positions and object as the whole scan and pass through the same network and
+    refinement; no result of one part enters another.
 
     Raises:
-        InputError: half scans are asked for, and a half has fewer than two patterns with photons.
-        PtychoPINNError: whatever ``run`` raises.
+        InputError: half scans are requested, and a half has fewer than two patterns with photons.
+        PtychoPINNError: any error of ``run``.
     """
     listener = observer or SilentObserver()
     work = partial(_with_halves, run) if config.inference.half_scans else run
-    answer = work(scan, config, listener)
-    if answer.judgement is not None:
-        logger.info('%s: %s', scan.name, verdict(answer.judgement))
-    return answer
+    result = work(scan, config, listener)
+    if result.metrics is not None:
+        logger.info('%s: %s', scan.name, verdict(result.metrics))
+    return result
 
 
 def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
@@ -52,27 +52,27 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
             f'{scan.name} has {scan.lit.size} patterns with photons, too few to compare its odd and even ones: switch '
             'off "Compare half scans".'
         )
-    progress = _Progress()
-    whole = run(scan, _once(config), _Part(observer, progress, 0))
+    goal = _Goal()
+    whole = run(scan, _once(config), _PartObserver(observer, goal, 0))
     halves = []
     for part, name in ((1, 'odd'), (2, 'even')):
         if observer.should_stop():
             logger.info('Stopped before the half scans were compared.')
             return whole
-        logger.info('%s: reconstructing the %s positions alone, for comparison.', scan.name, name)
+        logger.info('%s: reconstructing the %s positions separately, for comparison.', scan.name, name)
         half = _half_of(scan, part % 2, name)
-        halves.append(run(half, _for_half(config), _Part(observer, progress, part)))
-    if observer.should_stop() or whole.judgement is None:
+        halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
+    if observer.should_stop() or whole.metrics is None:
         logger.info('Stopped before the half scans were compared.')
         return whole
-    return replace(whole, judgement=replace(whole.judgement, rings=compare_halves(*halves)))
+    return replace(whole, metrics=replace(whole.metrics, frc=compare_halves(*halves)))
 
 
 def compare_halves(first: Reconstruction, second: Reconstruction) -> FourierRingCorrelation | None:
-    """Align two reconstructions on one grid and correlate them where both are well lit; None where nothing is."""
-    if first.judgement is None or second.judgement is None:
+    """Align two reconstructions on one grid and correlate them where both are well illuminated; None if nowhere."""
+    if first.metrics is None or second.metrics is None:
         return None
-    window = window_of(np.minimum(first.judgement.photons_map, second.judgement.photons_map))
+    window = window_of(np.minimum(first.metrics.photons_map, second.metrics.photons_map))
     if not window.any():
         return None
     fixed = first.object_array.astype(np.complex128)
@@ -80,7 +80,7 @@ def compare_halves(first: Reconstruction, second: Reconstruction) -> FourierRing
 
 
 def _half_of(scan: RawScan, first: int, name: str) -> RawScan:
-    """Every other position from ``first`` on; the patterns are a view."""
+    """Return every other position from ``first`` on; the patterns are a view."""
     chosen = np.arange(first, scan.size, 2)
     return replace(
         scan,
@@ -92,35 +92,35 @@ def _half_of(scan: RawScan, first: int, name: str) -> RawScan:
 
 
 def _once(config: Config) -> Config:
-    """No half scans of half scans."""
+    """Return ``config`` without half scans."""
     return config.model_copy(update={'inference': config.inference.model_copy(update={'half_scans': False})})
 
 
 def _for_half(config: Config) -> Config:
-    """As :func:`_once`, without what is for the user's eyes: previews, and the report of the geometry."""
+    """Return ``config`` without half scans, previews and the geometry search, which are for the whole scan."""
     inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0})
     refinement = config.refinement.model_copy(update={'refine_geometry': False})
     return config.model_copy(update={'inference': inference, 'refinement': refinement})
 
 
-class _Progress:
-    """The goal of the whole run, as the first part has it."""
+class _Goal:
+    """The goal of the whole scan, which is that of every part."""
 
-    goal = 1
+    steps = 1
 
 
-class _Part:
-    """An observer of one of the three parts: a third of the progress each."""
+class _PartObserver:
+    """An observer of one of the three parts: each is a third of the progress."""
 
-    def __init__(self, observer: Observer, progress: _Progress, number: int) -> None:
+    def __init__(self, observer: Observer, goal: _Goal, number: int) -> None:
         self._observer = observer
-        self._progress = progress
+        self._goal = goal
         self._number = number
 
     def on_progress(self, done: int, goal: int) -> None:
         if self._number == 0:
-            self._progress.goal = goal
-        part = self._progress.goal
+            self._goal.steps = goal
+        part = self._goal.steps
         self._observer.on_progress(self._number * part + round(part * done / max(goal, 1)), PARTS * part)
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:

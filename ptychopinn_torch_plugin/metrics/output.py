@@ -43,7 +43,7 @@ def write_judgement(folder: Path, reconstruction: Reconstruction, pixel_m: tuple
     Returns:
         Whether all of it is written; False also where the reconstruction was not judged.
     """
-    judgement = reconstruction.judgement
+    judgement = reconstruction.metrics
     if judgement is None:
         return False
     target = Path(folder) / FOLDER
@@ -71,10 +71,10 @@ def figures(
     With ``pixel_m`` (height and width in metres), ``resolution_m`` is the resolution along the coarser axis.
     """
     values: dict[str, float | str | None] = {name: _known(float(getattr(judgement, name))) for name in _FIGURES}
-    if judgement.rings is not None:
-        values['resolution_px'] = judgement.rings.resolution_px
+    if judgement.frc is not None:
+        values['resolution_px'] = judgement.frc.resolution_px
         if pixel_m is not None:
-            values['resolution_m'] = resolution_m(judgement.rings.resolution_px, pixel_m)
+            values['resolution_m'] = resolution_m(judgement.frc.resolution_px, pixel_m)
     values['verdict'] = verdict(judgement)
     return values
 
@@ -91,8 +91,8 @@ def _known(value: float) -> float | None:
 
 def _maps(judgement: ReconstructionMetrics) -> bytes:
     arrays = {name: getattr(judgement, name) for name in _MAPS}
-    if judgement.rings is not None:
-        arrays |= {f'ring_{name}': getattr(judgement.rings, name) for name in _RINGS}
+    if judgement.frc is not None:
+        arrays |= {f'ring_{name}': getattr(judgement.frc, name) for name in _RINGS}
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
     return stream.getvalue()

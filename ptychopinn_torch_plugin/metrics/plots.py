@@ -66,10 +66,10 @@ def draw_judgement(
     # Where hardly a photon falls, the R-factor of noise alone is above 1 and would take the whole scale.
     _draw(axes[1, 1], judgement.detector_r_map, detector, (low, min(high, max(1.0, 2 * low))), 'magma')
     axes[1, 1].set(title='R-factor on the detector', xlabel='pixels from the centre', ylabel='pixels from the centre')
-    if judgement.rings is None:
+    if judgement.frc is None:
         _draw_distribution(axes[1, 2], judgement)
     else:
-        _draw_rings(axes[1, 2], judgement.rings, pixel_m)
+        _draw_rings(axes[1, 2], judgement.frc, pixel_m)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=_DPI, format='png')
     return stream.getvalue()

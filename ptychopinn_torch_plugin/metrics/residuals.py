@@ -1,23 +1,30 @@
-"""The engine's own judgement: one pass over the patterns with what was reconstructed, and no truth.
+"""Metrics of a reconstruction from the patterns alone: residuals, uncertainty, coverage, in one pass over the scan.
 
-The uncertainty: every position votes on every object pixel it lit. Close to the solution, and with the phases of the
-neighbours' votes as good as random, the counts of position j know of the pixel ``x`` as much as ::
+With expected counts ``I_j``, measured counts ``n_j`` and the best global scale ``c`` of the amplitudes, the R-factor is
+``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)``. Residuals for the statistics are ``r_j = sqrt(n_j) - E sqrt(n_j)``, the
+expectation over photon noise (:mod:`.photon_noise`).
 
-    1 / variance = sum_jm |P_jm(x)|^2 s_jm,   s_jm = mean over detector pixels of |psi_jm|^2 / I_j
+The uncertainty of a pixel ``x`` of the object, for photon noise alone, is the inverse of the diagonal of the Fisher
+information, with the phases of different positions taken as independent::
 
-complex photons (the diagonal of the Fisher information: the square root of a count has the variance 1/4 whatever its
-mean, and an amplitude tells one of the two real unknowns of a wave, so that a pixel lit by ``W`` photons has the
-variance ``1/W``). That is photon noise alone. What else is wrong shows in the spread of the votes: with the residual
-``r_j = sqrt(n) - E sqrt(n)`` brought back to the exit wave, ``chi_jm = F^-1(psi_jm r_j / |psi_j|)``, position j wishes
-to change pixel ``x`` by ``g_j = sum_m conj(P_jm) chi_jm`` over its photons; photon noise alone makes ``|g_j|^2``
-equal ``sum_m |P_jm|^2 <Var(sqrt n) |psi_jm|^2 / I_j>`` on average. The ratio of the two, where above 1, multiplies the
-variance (the sandwich estimator: P. J. Huber, Proc. 5th Berkeley Symp. 1, 221 (1967)).
+    1 / variance(x) = sum_jm |P_jm(x)|^2 f_jm,   f_jm = mean over detector pixels of |psi_jm|^2 / I_j
+
+(the square root of a count has the variance 1/4 whatever its mean, and an amplitude determines one of the two real
+unknowns of a wave, so a pixel with ``W`` photons has the variance ``1/W``). Model errors increase it: with the residual
+propagated back to the exit wave, ``chi_jm = F^-1(psi_jm r_j / sqrt(I_j))``, position ``j`` contributes
+``g_j(x) = sum_m P_jm(x)* chi_jm(x)`` to the object gradient, and photon noise alone would give::
+
+    E |g_j(x)|^2 = sum_m |P_jm(x)|^2 mean(Var(sqrt n_j) |psi_jm|^2 / I_j)
+
+The ratio of the sums over ``j`` of the measured and the expected ``|g_j|^2``, where above 1, multiplies the variance
+(sandwich estimator, P. J. Huber, Proc. 5th Berkeley Symp. 1, 221 (1967)).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,145 +32,109 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..data.scan import patch_bounds
-from ..data.tensors import ScanTensors
-from ..engines.stitching import Stitched
-from ..physics.forward import AMPLITUDE_EPS, intensity
-from ..physics.patches import gather, merge
-from ..physics.probe import power, probes_at
-from ..physics.propagation import backpropagate, propagate
-from ..types import ReconstructionMetrics
+from ..data.tensors import ScanTensors, extent_of, patch_origins_of
+from ..physics.forward import PatternBatch, Simulation, patch_updates, power, simulate
+from ..physics.patches import accumulate_patches, extract_window
+from ..physics.probe import is_illuminated
+from ..physics.propagation import backpropagate
+from ..types import ReconstructionMetrics, ReconstructionState
 from .photon_noise import PhotonNoise
 
 SCALE_POSITIONS = 64
-"""Positions that the best scale is found on, spread evenly: the R-factor is flat there, more would not change it."""
+"""Positions that the best scale is computed from, evenly spread: more would not change the R-factor."""
 SCALE_RANGE = 0.2
-"""How far the scale of the smallest R-factor may lie from that of least squares, relative."""
-VOTE_RADIUS_PX = 2
-"""Spread of the votes is averaged over so many pixels to all sides: a few dozen votes alone tell it roughly."""
+"""Largest relative difference between the scale of the smallest R-factor and that of least squares."""
+SMOOTHING_RADIUS_PX = 2
+"""Squared gradients are averaged over this radius, because few positions contribute to one pixel."""
 WELL_LIT = 0.5
-"""Share of the typical illumination from which on a pixel counts in the typical uncertainty."""
+"""Share of the mean illumination above which a pixel counts in the median uncertainty."""
 
 
-class Scene(NamedTuple):
-    """What was reconstructed, and on which frames it is judged."""
-
-    canvas: Tensor
-    """Object, ``(h, w)`` complex64; every frame lies on it."""
-    origin: npt.NDArray[np.int64]
-    """Object pixel (y, x) of its first pixel."""
-    probe: Tensor
-    """Modes, ``(M, H, W)`` complex64, in square roots of photons."""
-    patch_origins: npt.NDArray[np.int64]
-    """First object pixel (y, x) of every frame, ``(n, 2)``."""
-    subpixel_shifts: npt.NDArray[np.float64]
-    """Subpixel parts of the positions, ``(n, 2)``."""
-
-
-class _View(NamedTuple):
-    """A batch of positions, measured and simulated."""
-
-    measured: Tensor
-    """Amplitudes, ``(C, H, W)``, 0 where bad."""
-    waves: Tensor
-    """Far field, ``(C, M, H, W)``."""
-    probes: Tensor
-    """``(C, M, H, W)``."""
-    patch_origins: Tensor
-    """On the canvas, ``(1, C, 2)``."""
-
-
-def judge(
-    tensors: ScanTensors,
-    stitched: Stitched,
-    origin: npt.NDArray[np.integer],
-    probe: Tensor,
-    positions: npt.NDArray[np.float64],
-    *,
-    batch_size: int,
-) -> ReconstructionMetrics:
+def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> ReconstructionMetrics:
     """Compare a reconstruction with the patterns it was made from, in one pass over them.
 
     Args:
         tensors: the scan on its device.
-        stitched: object and coverage, ``(h, w)``.
-        origin: object pixel (y, x) of its first pixel.
-        probe: modes, ``(M, H, W)`` complex64, in square roots of photons.
-        positions: patch centres ``(n, 2)`` as (y, x), pixels of the object grid, as reconstructed.
+        state: the reconstruction.
         batch_size: patterns in memory at a time; no effect on the result.
 
     Returns:
-        Figures and maps on the object grid and the detector; no half scans.
+        Values and maps on the object grid and the detector, without the comparison of half scans.
     """
     with torch.inference_mode():
-        scene = _scene_of(tensors, stitched, origin, probe, positions)
-        scale, photon_scale = _scales(tensors, scene)
-        sums = _Sums(tensors, scene, scale, photon_scale)
-        everything = np.arange(tensors.scan.size)
-        for view in _views(tensors, scene, np.array_split(everything, max(1, math.ceil(everything.size / batch_size)))):
-            sums.add(view)
-        coverage = np.zeros(tensors.scan.object_shape, dtype=np.bool_)
-        _place(coverage, stitched.coverage.cpu().numpy(), np.asarray(origin))
-        return sums.judgement(coverage)
+        state = _covering_all_patches(state)
+        scale, photon_scale = _scales(tensors, state)
+        sums = _Sums(tensors, state, scale, photon_scale)
+        size = tensors.size
+        for part in _simulated(tensors, state, np.array_split(np.arange(size), max(1, math.ceil(size / batch_size)))):
+            sums.add(part)
+        return sums.metrics()
+
+
+class _Part(NamedTuple):
+    """A batch of patterns, measured and simulated."""
+
+    batch: PatternBatch
+    simulation: Simulation
 
 
 class _Sums:
-    """What the pass adds up."""
+    """Sums over all patterns."""
 
-    def __init__(self, tensors: ScanTensors, scene: Scene, scale: float, photon_scale: float) -> None:
+    def __init__(self, tensors: ScanTensors, state: ReconstructionState, scale: float, photon_scale: float) -> None:
         self._tensors = tensors
-        self._scene = scene
+        self._state = state
         self._scale = scale
         self._photon_scale = photon_scale
         self._noise = PhotonNoise(scale / photon_scale, tensors.device)
-        self._shape = (scene.canvas.shape[0], scene.canvas.shape[1])
-        flat = torch.zeros(self._shape, device=tensors.device)
+        flat = torch.zeros(state.object_shape, device=tensors.device)
         self._photons, self._squares, self._information = flat.clone(), flat.clone(), flat.clone()
         self._difference_map, self._measured_map = flat.clone(), flat.clone()
-        self._votes, self._noise_votes = flat.clone(), flat.clone()
-        detector = torch.zeros(tensors.scan.pattern_shape, device=tensors.device)
+        self._gradients, self._noise_gradients = flat.clone(), flat.clone()
+        detector = torch.zeros(tensors.pattern_shape, device=tensors.device)
         self._detector_difference, self._detector_measured, self._detector_noise = (detector.clone() for _ in range(3))
-        self._squares_sum = [0.0, 0.0]
+        self._squared_residual, self._expected_square = 0.0, 0.0
 
-    def add(self, view: _View) -> None:
-        """Take a batch in."""
+    def add(self, part: _Part) -> None:
+        """Add a batch."""
         good = self._tensors.good_pixels
-        model = (intensity(view.waves) + AMPLITUDE_EPS).sqrt()
-        difference = (view.measured - self._scale * model).abs() * good
+        measured, model = part.batch.amplitudes[0], part.simulation.amplitudes[0]
+        difference = (measured - self._scale * model).abs() * good
         self._detector_difference += difference.sum(dim=0)
-        self._detector_measured += view.measured.sum(dim=0)
+        self._detector_measured += measured.sum(dim=0)
         root = self._photon_scale * model
         self._detector_noise += (self._noise.deviation(root) * good).sum(dim=0)
-        light = power(view.probes)
-        self._photons += self._merge(light, view)
-        self._squares += self._merge(light.square(), view)
-        self._difference_map += self._merge(light * difference.sum(dim=(-2, -1), keepdim=True), view)
-        self._measured_map += self._merge(light * view.measured.sum(dim=(-2, -1), keepdim=True), view)
-        self._add_votes(view, model, root)
+        light = power(part.batch.probes[0])
+        self._photons += self._accumulate(light, part)
+        self._squares += self._accumulate(light.square(), part)
+        self._difference_map += self._accumulate(light * difference.sum(dim=(-2, -1), keepdim=True), part)
+        self._measured_map += self._accumulate(light * measured.sum(dim=(-2, -1), keepdim=True), part)
+        self._add_uncertainty(part, root)
 
-    def _add_votes(self, view: _View, model: Tensor, root: Tensor) -> None:
+    def _add_uncertainty(self, part: _Part, root: Tensor) -> None:
         good = self._tensors.good_pixels
-        residual = (view.measured - self._noise.mean(root)) * good
+        waves, probes, expected = part.simulation.waves[0], part.batch.probes[0], part.simulation.expected[0]
+        residual = (part.batch.amplitudes[0] - self._noise.mean(root)) * good
         variance = self._noise.variance(root) * good
-        change = backpropagate(view.waves * (residual / model)[:, None])
-        votes = (view.probes.conj() * change).sum(dim=1)
-        self._votes += self._merge(votes.real.square() + votes.imag.square(), view)
-        modes = view.waves.real.square() + view.waves.imag.square()
-        part = modes / model.square()[:, None]
-        light = view.probes.real.square() + view.probes.imag.square()
-        spread = (part * variance[:, None]).mean(dim=(-2, -1), keepdim=True)
-        self._noise_votes += self._merge((light * spread).sum(dim=1), view)
-        known = (part * good).mean(dim=(-2, -1), keepdim=True)
-        self._information += self._merge((light * known).sum(dim=1), view) * self._photon_scale**2
-        self._squares_sum[0] += float(residual.square().sum())
-        self._squares_sum[1] += float(variance.sum())
+        chi = backpropagate(waves * (residual / expected.sqrt())[:, None])
+        gradient = patch_updates(chi[None], probes[None])[0]
+        self._gradients += self._accumulate(gradient.real.square() + gradient.imag.square(), part)
+        share = (waves.real.square() + waves.imag.square()) / expected[:, None]
+        light = probes.real.square() + probes.imag.square()
+        noise = (share * variance[:, None]).mean(dim=(-2, -1), keepdim=True)
+        self._noise_gradients += self._accumulate((light * noise).sum(dim=1), part)
+        known = (share * good).mean(dim=(-2, -1), keepdim=True)
+        self._information += self._accumulate((light * known).sum(dim=1), part) * self._photon_scale**2
+        self._squared_residual += float(residual.square().sum())
+        self._expected_square += float(variance.sum())
 
-    def _merge(self, frames: Tensor, view: _View) -> Tensor:
-        return merge(frames[None], view.patch_origins, self._shape)[0]
+    def _accumulate(self, patches: Tensor, part: _Part) -> Tensor:
+        return accumulate_patches(patches[None], part.batch.patch_origins, self._state.object_shape)[0]
 
-    def judgement(self, coverage: npt.NDArray[np.bool_]) -> ReconstructionMetrics:
-        """Figures and maps on the object grid."""
+    def metrics(self) -> ReconstructionMetrics:
+        """Return values and maps on the object grid."""
         photons = self._on_grid(self._photons * self._photon_scale**2)
+        coverage = self._on_grid(is_illuminated(self._photons)).astype(np.bool_)
         photons[~coverage] = 0.0
         squares = self._on_grid(self._squares * self._photon_scale**4)
         uncertainty = np.where(coverage, self._on_grid(self._uncertainty()), np.nan).astype(np.float32)
@@ -171,10 +142,11 @@ class _Sums:
         overlap = (photons[coverage] ** 3 / squares[coverage]).sum(dtype=np.float64)
         measured = float(self._detector_measured.sum(dtype=torch.float64))
         detector = _ratio(self._detector_difference, self._detector_measured)
+        expected = self._expected_square
         return ReconstructionMetrics(
             r_factor=float(self._detector_difference.sum(dtype=torch.float64)) / measured,
             noise_r_factor=float(self._detector_noise.sum(dtype=torch.float64)) / measured,
-            reduced_chi_square=self._squares_sum[0] / self._squares_sum[1] if self._squares_sum[1] > 0 else math.nan,
+            reduced_chi_square=self._squared_residual / expected if expected > 0 else math.nan,
             scale=self._scale,
             covered_share=float(coverage.mean(dtype=np.float64)),
             overlap=float(overlap / photons.sum(dtype=np.float64)) if coverage.any() else 0.0,
@@ -185,84 +157,69 @@ class _Sums:
             ).cpu().numpy(),
             uncertainty_map=uncertainty,
             photons_map=photons,
-            rings=None,
+            frc=None,
         )  # fmt: skip
 
     def _uncertainty(self) -> Tensor:
-        reduced_chi_square = _smooth(self._votes) / _smooth(self._noise_votes).clamp_min(1e-30)
-        return (reduced_chi_square.clamp_min(1.0) / self._information.clamp_min(1e-30)).sqrt()
+        inflation = _smoothed(self._gradients) / _smoothed(self._noise_gradients).clamp_min(1e-30)
+        return (inflation.clamp_min(1.0) / self._information.clamp_min(1e-30)).sqrt()
 
     def _on_grid(self, image: Tensor) -> npt.NDArray[np.float32]:
-        placed = np.zeros(self._tensors.scan.object_shape, dtype=np.float32)
-        _place(placed, image.cpu().numpy(), self._scene.origin)
-        return placed
+        y, x = self._state.origin
+        placed = extract_window(image.to(torch.float32), (-y, -x), self._tensors.scan.object_shape, fill=0.0)
+        grid: npt.NDArray[np.float32] = placed.cpu().numpy()
+        return grid
 
 
-def _scene_of(
-    tensors: ScanTensors,
-    stitched: Stitched,
-    origin: npt.NDArray[np.integer],
-    probe: Tensor,
-    positions: npt.NDArray[np.float64],
-) -> Scene:
-    """The scene, its canvas widened by ones should a frame reach beyond it."""
-    patch_origins, subpixel_shifts = patch_bounds(positions, tensors.scan.pattern_shape)
-    first = np.minimum(origin, patch_origins.min(axis=0)).astype(np.int64)
-    given = np.array(stitched.canvas.shape)
-    shape = np.maximum(origin + given, patch_origins.max(axis=0) + np.array(tensors.scan.pattern_shape)) - first
-    canvas = stitched.canvas.new_ones((int(shape[0]), int(shape[1])))
-    y, x = (int(value) for value in origin - first)
-    canvas[y : y + given[0], x : x + given[1]] = stitched.canvas
-    return Scene(canvas, first, probe, patch_origins, subpixel_shifts)
+def _covering_all_patches(state: ReconstructionState) -> ReconstructionState:
+    """Return ``state`` with an object array that holds every patch, extended by 1 where it did not."""
+    patch_shape = (state.probe.shape[-2], state.probe.shape[-1])
+    (top, left), (height, width) = extent_of(patch_origins_of(state), patch_shape)
+    first = min(top, state.origin[0]), min(left, state.origin[1])
+    bottom = max(top + height, state.origin[0] + state.object_shape[0])
+    right = max(left + width, state.origin[1] + state.object_shape[1])
+    offset = first[0] - state.origin[0], first[1] - state.origin[1]
+    window = extract_window(state.object_array, offset, (bottom - first[0], right - first[1]))
+    return replace(state, object_array=window, origin=first)
 
 
-def _views(tensors: ScanTensors, scene: Scene, batches: list[npt.NDArray[np.integer]]) -> Iterator[_View]:
-    for indices in batches:
-        subpixel_shifts = torch.from_numpy(scene.subpixel_shifts[indices].astype(np.float32)).to(tensors.device)
-        patch_origins = torch.from_numpy(scene.patch_origins[indices] - scene.origin).to(tensors.device)[None]
-        probes = probes_at(scene.probe, subpixel_shifts, tensors.phase)
-        objects = gather(scene.canvas[None], patch_origins, tensors.scan.pattern_shape)[0]
-        yield _View(tensors.amplitudes(indices), propagate(probes * objects[:, None]), probes, patch_origins)
+def _simulated(
+    tensors: ScanTensors, state: ReconstructionState, parts: list[npt.NDArray[np.integer]]
+) -> Iterator[_Part]:
+    for indices in parts:
+        batch = tensors.batch(state, indices)
+        yield _Part(batch, simulate(state.object_array[None], batch.probes, batch.patch_origins))
 
 
-def _scales(tensors: ScanTensors, scene: Scene) -> tuple[float, float]:
-    """Factors of the model amplitudes: the one of the smallest R-factor, and the one that gives the photons counted.
+def _scales(tensors: ScanTensors, state: ReconstructionState) -> tuple[float, float]:
+    """Return the factors of the expected amplitudes of the smallest R-factor, and of the measured number of photons.
 
     ``sum |m - c s|`` is smallest at the median of ``m / s`` weighted by ``s``. At low dose that median lies below the
-    scale of the photons: it is kept within 20 % of least squares.
+    scale of the photons, so it is limited to 20 % around that of least squares.
     """
-    size = tensors.scan.size
+    size = tensors.size
     chosen = np.unique(np.linspace(0, size - 1, min(size, SCALE_POSITIONS)).astype(np.int64))
     measured, simulated = [], []
     good = tensors.good_pixels.flatten() > 0
-    for view in _views(tensors, scene, np.array_split(chosen, math.ceil(chosen.size / 16))):
-        measured.append(view.measured.flatten(1)[:, good].flatten())
-        simulated.append((intensity(view.waves) + AMPLITUDE_EPS).sqrt().flatten(1)[:, good].flatten())
+    for batch, simulation in _simulated(tensors, state, np.array_split(chosen, math.ceil(chosen.size / 16))):
+        measured.append(batch.amplitudes[0].flatten(1)[:, good].flatten())
+        simulated.append(simulation.amplitudes[0].flatten(1)[:, good].flatten())
     m, s = torch.cat(measured), torch.cat(simulated)
-    power_of_model = float(s.square().sum(dtype=torch.float64))
-    squares = float((m * s).sum(dtype=torch.float64)) / power_of_model
+    expected = float(s.square().sum(dtype=torch.float64))
+    squares = float((m * s).sum(dtype=torch.float64)) / expected
     ratio, order = (m / s).sort()
     weight = s[order].cpu().to(torch.float64).cumsum(0)
     median = float(ratio[int(torch.searchsorted(weight, 0.5 * weight[-1]))])
     scale = min(max(median, (1 - SCALE_RANGE) * squares), (1 + SCALE_RANGE) * squares)
-    return scale, math.sqrt(float(m.square().sum(dtype=torch.float64)) / power_of_model)
+    return scale, math.sqrt(float(m.square().sum(dtype=torch.float64)) / expected)
 
 
-def _smooth(image: Tensor) -> Tensor:
-    """Mean over a square of ``2 VOTE_RADIUS_PX + 1`` pixels."""
-    side = 2 * VOTE_RADIUS_PX + 1
-    smoothed: Tensor = torch.nn.functional.avg_pool2d(image[None, None], side, stride=1, padding=VOTE_RADIUS_PX)[0, 0]
-    return smoothed
+def _smoothed(image: Tensor) -> Tensor:
+    """Return the mean over a square of ``2 SMOOTHING_RADIUS_PX + 1`` pixels."""
+    side = 2 * SMOOTHING_RADIUS_PX + 1
+    mean: Tensor = torch.nn.functional.avg_pool2d(image[None, None], side, stride=1, padding=SMOOTHING_RADIUS_PX)[0, 0]
+    return mean
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator > 0, numerator / denominator.clamp_min(1e-30), torch.nan)
-
-
-def _place(grid: npt.NDArray[np.generic], image: npt.NDArray[np.generic], origin: npt.NDArray[np.integer]) -> None:
-    """Write ``image`` with its first pixel at ``origin`` into ``grid``; what lies outside is cut off."""
-    first = np.maximum(origin, 0)
-    last = np.minimum(origin + np.array(image.shape), np.array(grid.shape))
-    there = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    here = tuple(slice(int(a), int(b)) for a, b in zip(first - origin, last - origin, strict=True))
-    grid[there] = image[here]

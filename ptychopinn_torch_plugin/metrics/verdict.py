@@ -23,8 +23,8 @@ def verdict(judgement: ReconstructionMetrics) -> str:
         f'the patterns are explained {word}',
         f'uncertainty of a pixel {judgement.uncertainty:.2g}',
     ]
-    if judgement.rings is not None:
-        parts.append(_resolution(judgement.rings.resolution_px))
+    if judgement.frc is not None:
+        parts.append(_resolution(judgement.frc.resolution_px))
     parts.append(
         f'{100 * judgement.covered_share:.0f} % of the object grid covered, {judgement.overlap:.1f} positions a pixel'
     )

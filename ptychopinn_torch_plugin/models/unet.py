@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions with GELU; no normalisation, so that the output does not depend on the size of the object array."""
+    """Two 3x3 convolutions with GELU; without normalisation, because statistics depend on the array size."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()

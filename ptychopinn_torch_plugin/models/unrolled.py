@@ -66,9 +66,8 @@ class UnrolledGenerator(Generator):
             size = self.log_step_sizes[min(step, self.steps - 1)].exp()
             velocity = momentum(step) * velocity + size * direction
             estimate = estimate + velocity
-            correction, memory = self._correct(
-                *(augmentation.apply(image) for image in (estimate, direction, update.weight)), memory
-            )
+            shown, towards, weight = (augmentation.apply(image) for image in (estimate, direction, update.weight))
+            correction, memory = self._correct(shown, towards, weight, memory)
             estimate = estimate + augmentation.invert(correction)
             yield estimate
 

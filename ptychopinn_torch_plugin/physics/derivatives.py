@@ -2,7 +2,8 @@
 
 Notation and the factor of every derivative are those of :mod:`.forward`. The probe at position ``j`` is
 ``P_jm = Q F^-1(F(P_m) g_j)`` with the quadratic phase ``Q`` and ``g_j = sqrt(s_j) exp(-2 pi i f r_j)``, the Fourier
-ramp of the subpixel shift ``r_j`` times the root of the frame intensity ``s_j``. With the exit-wave updates ``chi_jm``::
+ramp of the subpixel shift ``r_j`` times the root of the frame intensity ``s_j``. With the exit-wave updates
+``chi_jm``::
 
     S_jm  = g_j* F(Q* O_j* chi_jm)                          probe spectra
     -1/4 dD/dP_m* = F^-1 sum_j S_jm                         probe update
@@ -74,12 +75,13 @@ def position_gradient(spectra: Tensor, probe: Tensor) -> Tensor:
     return torch.stack([cross.sum(dim=-1) @ frequency_y, cross.sum(dim=-2) @ frequency_x], dim=-1)
 
 
-def position_step(spectra: Tensor, transmittance: Tensor, probe: Tensor) -> Tensor:
+def position_step(spectra: Tensor, transmittance: Tensor, intensities: Tensor, probe: Tensor) -> Tensor:
     """Compute the Gauss-Newton step of every position.
 
     Args:
         spectra: ``S_jm`` of :func:`probe_spectra`, ``(C, M, H, W)`` complex.
-        transmittance: ``s_j |O_j|^2``, ``(C, H, W)`` real.
+        transmittance: ``|O_j|^2``, ``(C, H, W)`` real.
+        intensities: ``s_j``, ``(C,)`` real.
         probe: modes, ``(M, H, W)`` complex.
 
     Returns:
@@ -91,7 +93,8 @@ def position_step(spectra: Tensor, transmittance: Tensor, probe: Tensor) -> Tens
     slope_y = torch.fft.ifft2(spectrum * half * (-1j * frequency_y[:, None]))
     slope_x = torch.fft.ifft2(spectrum * half * (-1j * frequency_x))
     products = [_real_product(slope_y, slope_y), _real_product(slope_x, slope_x), _real_product(slope_y, slope_x)]
-    yy, xx, xy = (transmittance.flatten(1) @ torch.stack(products, dim=-1)).unbind(dim=-1)
+    matrix = intensities[:, None] * (transmittance.flatten(1) @ torch.stack(products, dim=-1))
+    yy, xx, xy = matrix.unbind(dim=-1)
     determinant = (yy * xx - xy.square() + DETERMINANT_FLOOR * yy * xx).clamp_min(1e-30)
     step = torch.stack([xx * gradient_y - xy * gradient_x, yy * gradient_x - xy * gradient_y], dim=-1)
     return step / determinant[:, None]

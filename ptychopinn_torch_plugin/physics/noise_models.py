@@ -29,8 +29,8 @@ import math
 from torch import Tensor
 
 POISSON_FLOOR = 0.05
-"""``f``, photons: one value for gradient, deviance and restarts. Chosen by the quality of 64-pixel scans at 10^4 photons
-per pattern, where .05 gave .02 more amplitude SSIM than .5."""
+"""``f``, photons: one value for gradient, deviance and restarts. Chosen by the quality of 64-pixel scans at 10^4
+photons per pattern, where .05 gave .02 more amplitude SSIM than .5."""
 
 
 def update_factor(expected: Tensor, amplitudes: Tensor, likelihood: str) -> Tensor:
@@ -77,7 +77,7 @@ def poisson_cost(expected: Tensor, counts: Tensor) -> Tensor:
 
 
 def absolute_deviance(model: Tensor, measured: Tensor, good_pixels: Tensor) -> Tensor:
-    """Compute the mean absolute amplitude difference times ``sqrt(2 pi)``; arguments as in :func:`amplitude_deviance`."""
+    """Compute the mean absolute deviance of the amplitudes; arguments as in :func:`amplitude_deviance`."""
     return _mean_over_good(math.sqrt(2 * math.pi) * (model - measured).abs(), good_pixels)
 
 

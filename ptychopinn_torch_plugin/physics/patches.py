@@ -52,6 +52,28 @@ def accumulate_patches(patches: Tensor, patch_origins: Tensor, object_shape: tup
     return total
 
 
+def extract_window(image: Tensor, origin: tuple[int, int], shape: tuple[int, int], fill: float = 1.0) -> Tensor:
+    """Extract a window that may extend beyond the image.
+
+    Args:
+        image: ``(h, w)``, any dtype.
+        origin: pixel (y, x) of ``image`` at which the window begins; may be negative.
+        shape: height and width of the window, pixels.
+        fill: value of the pixels outside the image.
+
+    Returns:
+        ``shape``, dtype of ``image``; a new tensor.
+    """
+    window = image.new_full(shape, fill)
+    first = [max(start, 0) for start in origin]
+    last = [min(start + side, limit) for start, side, limit in zip(origin, shape, image.shape, strict=True)]
+    if all(a < b for a, b in zip(first, last, strict=True)):
+        source = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        target = tuple(slice(a - start, b - start) for a, b, start in zip(first, last, origin, strict=True))
+        window[target] = image[source]
+    return window
+
+
 def split_positions(positions: Tensor, patch_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Split positions into patch origins and subpixel shifts of the probe.
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from .forward import PatternBatch, power, simulate
 from .patches import accumulate_patches
 
+COVERAGE_FLOOR = 1e-3
+"""A pixel counts as illuminated above this share of the photons on the brightest pixel."""
+
 
 def shift_probe(probe: Tensor, ramps: Tensor, phase: Tensor | None = None) -> Tensor:
     """Shift the probe to every position, so that it can multiply an object patch.
@@ -40,6 +43,11 @@ def illumination(probes: Tensor, patch_origins: Tensor, object_shape: tuple[int,
         ``(B, h, w)`` real.
     """
     return accumulate_patches(power(probes), patch_origins, object_shape)
+
+
+def is_illuminated(photons: Tensor, floor: float = COVERAGE_FLOOR) -> Tensor:
+    """Return where ``photons`` ``(h, w)`` real exceed the share ``floor`` of their maximum, ``(h, w)`` bool."""
+    return photons > floor * photons.max()
 
 
 def fit_probe_scale(batches: Iterable[PatternBatch]) -> float:

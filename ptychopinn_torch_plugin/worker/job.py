@@ -149,12 +149,12 @@ def write_result(folder: Path, reconstruction: Reconstruction) -> None:
     Raises:
         WorkerError: the disk is full or the folder cannot be written.
     """
-    _write_record(folder / _RESULT, _RESULT, dataclasses.replace(reconstruction, judgement=None))
-    judgement = reconstruction.judgement
+    _write_record(folder / _RESULT, _RESULT, dataclasses.replace(reconstruction, metrics=None))
+    judgement = reconstruction.metrics
     if judgement is not None:
-        _write_record(folder / _RESULT / _JUDGEMENT, _JUDGEMENT, dataclasses.replace(judgement, rings=None))
-        if judgement.rings is not None:
-            _write_record(folder / _RESULT / _JUDGEMENT / _RINGS, _RINGS, judgement.rings)
+        _write_record(folder / _RESULT / _JUDGEMENT, _JUDGEMENT, dataclasses.replace(judgement, frc=None))
+        if judgement.frc is not None:
+            _write_record(folder / _RESULT / _JUDGEMENT / _RINGS, _RINGS, judgement.frc)
 
 
 def read_result(folder: Path) -> Reconstruction:
@@ -165,7 +165,7 @@ def read_result(folder: Path) -> Reconstruction:
     """
     values = _read_record(folder / _RESULT, _RESULT, mapped=frozenset())
     values['losses'] = tuple(LossRecord(**record) for record in values['losses'])
-    values['judgement'] = _read_judgement(folder / _RESULT / _JUDGEMENT)
+    values['metrics'] = _read_judgement(folder / _RESULT / _JUDGEMENT)
     return Reconstruction(**values)
 
 
@@ -174,7 +174,7 @@ def _read_judgement(folder: Path) -> ReconstructionMetrics | None:
         return None
     values = _read_record(folder, _JUDGEMENT, mapped=frozenset())
     if (folder / _RINGS).is_dir():
-        values['rings'] = FourierRingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
+        values['frc'] = FourierRingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
     return ReconstructionMetrics(**values)
 
 
