@@ -70,7 +70,7 @@ class Geometry:
             f'degrees (y towards x), stretched by {100 * self.aspect:.1f} % along y against x and sheared by '
             f'{math.degrees(self.shear):.2f} degrees would reduce the deviance of a short coarse refinement from '
             f'{self.given_deviance:.2f} to {self.found_deviance:.2f}. The positions were not changed: a wrong scale '
-            'and a wrong curvature of the probe cannot be distinguished, and a scaled scan changes the size of the image.'
+            'and a wrong curvature of the probe cannot be distinguished, and scaling a scan changes the image size.'
         )
 
 

@@ -46,7 +46,7 @@ def probe_spectra(chi: Tensor, object_patches: Tensor, ramps: Tensor, phase: Ten
 
 
 def intensity_ratio(amplitudes: Tensor, expected: Tensor, good_pixels: Tensor) -> Tensor:
-    """Compute the factor of every frame intensity at which the Poisson likelihood is largest.
+    """Compute the factor of every frame intensity that maximises the Poisson likelihood (without its floor).
 
     Args:
         amplitudes: measured, ``(C, H, W)`` real.

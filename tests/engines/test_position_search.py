@@ -30,9 +30,9 @@ def test_geometry_search_finds_scale_and_rotation(scan: RawScan) -> None:
     found = search_geometry(spoiled, RefinementConfig(), CPU, lambda: False)
     assert found.scale == pytest.approx(1.1, abs=0.04)
     assert found.rotation == pytest.approx(0.04, abs=0.02)
-    assert found.found_misfit < found.given_misfit
+    assert found.found_deviance < found.given_deviance
     assert f'scaled by {found.scale:.3f}' in found.sentence()
-    assert 'Nothing was applied' in found.sentence()
+    assert 'The positions were not changed' in found.sentence()
 
 
 def test_geometry_search_can_be_stopped(scan: RawScan) -> None:

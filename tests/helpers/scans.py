@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from ptychopinn_torch_plugin.data.scan import RawScan, make_raw_scan, patch_bounds
 from ptychopinn_torch_plugin.physics.forward import simulate
-from ptychopinn_torch_plugin.physics.probe import probes_at
+from ptychopinn_torch_plugin.physics.probe import shift_probe
+from ptychopinn_torch_plugin.physics.propagation import shift_ramp
 
 
 def curved_probe(shape: tuple[int, int], modes: int = 1) -> npt.NDArray[np.complex128]:
@@ -54,9 +55,9 @@ def make_scan(  # noqa: PLR0913 - one knob a kind of scan
     patch_origins, subpixel_shifts = patch_bounds(positions, shape)
     counts = simulate(
         torch.from_numpy(truth)[None],
-        probes_at(torch.from_numpy(probe), torch.from_numpy(subpixel_shifts)[None]),
+        shift_probe(torch.from_numpy(probe), shift_ramp(torch.from_numpy(subpixel_shifts)[None], shape)),
         torch.from_numpy(patch_origins)[None],
-    )[0]
+    ).expected[0]
     noisy = rng.poisson(np.fft.fftshift(counts.numpy(), axes=(-2, -1))).astype(dtype)
     scan = make_raw_scan(
         noisy,

@@ -45,10 +45,10 @@ class Listener(SilentObserver):
 
 
 def resolution(result: Reconstruction) -> float:
-    assert result.judgement is not None
-    assert result.judgement.rings is not None
-    assert result.judgement.rings.resolution_px is not None
-    return result.judgement.rings.resolution_px
+    assert result.metrics is not None
+    assert result.metrics.frc is not None
+    assert result.metrics.frc.resolution_px is not None
+    return result.metrics.frc.resolution_px
 
 
 def test_more_photons_resolve_more() -> None:
@@ -65,7 +65,7 @@ def test_the_halves_are_two_scans_of_every_other_position(monkeypatch: pytest.Mo
         seen.append(part)
         return refine(make_scan(rows=3)[0], parse_config({'refinement': {'refine_epochs': 2}}))
 
-    halves.judged(run, scan, HALVES, None)
+    halves.with_half_scans(run, scan, HALVES, None)
     whole, odd, even = seen
     assert whole is scan
     np.testing.assert_array_equal(odd.positions, scan.positions[1::2])
@@ -82,8 +82,8 @@ def test_the_whole_is_what_it_is_without_halves(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.INFO):
         with_halves, without = refine(scan, HALVES), refine(scan, alone)
     np.testing.assert_array_equal(with_halves.object_array, without.object_array)
-    assert without.judgement is not None
-    assert without.judgement.rings is None
+    assert without.metrics is not None
+    assert without.metrics.frc is None
     assert [message.startswith('test scan: R-factor') for message in caplog.messages].count(True) == 2
     assert 'half-bit' in caplog.text or 'pixel grid' in caplog.text
 
@@ -98,8 +98,8 @@ def test_progress_goes_once_from_end_to_end_and_previews_are_of_the_whole() -> N
 @pytest.mark.parametrize('stop_after', [5, 30])
 def test_stopped_in_between_the_whole_is_kept(stop_after: int) -> None:
     result = refine(make_scan(rows=5)[0], HALVES, Listener(stop_after))
-    assert result.judgement is not None
-    assert result.judgement.rings is None
+    assert result.metrics is not None
+    assert result.metrics.frc is None
 
 
 def test_the_network_reconstructs_the_halves_too() -> None:

@@ -26,14 +26,14 @@ def refined() -> Reconstruction:
 
 
 def judgement_of(reconstruction: Reconstruction) -> ReconstructionMetrics:
-    assert reconstruction.judgement is not None
-    return reconstruction.judgement
+    assert reconstruction.metrics is not None
+    return reconstruction.metrics
 
 
 def with_rings(reconstruction: Reconstruction) -> Reconstruction:
     truth = smooth_object((40, 40), 1)
     rings = ring_correlation(truth, truth + 0.1 * np.random.default_rng(1).normal(size=(40, 40)), np.ones((40, 40)))
-    return replace(reconstruction, judgement=replace(judgement_of(reconstruction), rings=rings))
+    return replace(reconstruction, metrics=replace(judgement_of(reconstruction), frc=rings))
 
 
 @pytest.mark.parametrize(('has_rings', 'pixel_m'), [(False, None), (True, (2e-8, 1e-8))])
@@ -49,8 +49,8 @@ def test_figures_maps_and_picture(
     assert figures['r_factor'] == judgement.r_factor
     assert figures['verdict'] == verdict(judgement)
     assert ('resolution_m' in figures) == (has_rings and pixel_m is not None)
-    if judgement.rings is not None and judgement.rings.resolution_px is not None and pixel_m is not None:
-        assert figures['resolution_m'] == judgement.rings.resolution_px * 2e-8
+    if judgement.frc is not None and judgement.frc.resolution_px is not None and pixel_m is not None:
+        assert figures['resolution_m'] == judgement.frc.resolution_px * 2e-8
     with np.load(folder / 'maps.npz', allow_pickle=False) as maps:
         np.testing.assert_array_equal(maps['uncertainty_map'], judgement.uncertainty_map)
         assert ('ring_correlation' in maps) == has_rings
@@ -58,7 +58,7 @@ def test_figures_maps_and_picture(
 
 
 def test_a_reconstruction_that_nobody_judged_leaves_nothing(refined: Reconstruction, tmp_path: Path) -> None:
-    assert not write_judgement(tmp_path, replace(refined, judgement=None))
+    assert not write_judgement(tmp_path, replace(refined, metrics=None))
     assert not list(tmp_path.iterdir())
 
 
@@ -66,7 +66,7 @@ def test_figures_that_are_not_known_are_null(refined: Reconstruction, tmp_path: 
     dark = replace(judgement_of(refined), uncertainty=float('nan'), noise_r_factor=0.0)
     empty = np.full_like(dark.uncertainty_map, np.nan)
     dark = replace(dark, uncertainty_map=empty, object_r_map=empty, photons_map=np.zeros_like(empty))
-    nothing = replace(refined, judgement=dark, coverage=np.zeros_like(refined.coverage))
+    nothing = replace(refined, metrics=dark, coverage=np.zeros_like(refined.coverage))
     assert write_judgement(tmp_path, nothing)
     assert json.loads((tmp_path / FOLDER / 'judgement.json').read_text())['uncertainty'] is None
 
@@ -86,10 +86,10 @@ def test_verdict_says_what_the_figures_mean(refined: Reconstruction) -> None:
     assert verdict(judgement).endswith('98 % of the object grid covered, 15.8 positions a pixel.')
     assert 'not down to' in verdict(replace(judgement, r_factor=0.4))
     assert 'explained down to' in verdict(replace(judgement, r_factor=0.121))
-    rings = judgement_of(with_rings(refined)).rings
+    rings = judgement_of(with_rings(refined)).frc
     assert rings is not None
     for resolution, words in ((3.86, 'resolution 3.9 pixels'), (2.0, 'the pixel grid'), (None, 'no resolution')):
-        assert words in verdict(replace(judgement, rings=replace(rings, resolution_px=resolution)))
+        assert words in verdict(replace(judgement, frc=replace(rings, resolution_px=resolution)))
 
 
 def test_the_package_is_light() -> None:

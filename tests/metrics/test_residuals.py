@@ -49,13 +49,13 @@ def refined(parameters: ReconstructInput) -> Reconstruction:
 
 def test_r_factor_is_that_of_the_host_simulator(parameters: ReconstructInput, refined: Reconstruction) -> None:
     product = product_from_reconstruction(parameters, refined)
-    assert refined.judgement is not None
-    assert refined.judgement.r_factor == pytest.approx(r_factor(replace(parameters, product=product)), abs=1e-3)
-    assert refined.judgement.noise_r_factor < 0.9 * refined.judgement.r_factor
+    assert refined.metrics is not None
+    assert refined.metrics.r_factor == pytest.approx(r_factor(replace(parameters, product=product)), abs=1e-3)
+    assert refined.metrics.noise_r_factor < 0.9 * refined.metrics.r_factor
 
 
 def test_maps_are_those_of_the_host(parameters: ReconstructInput, refined: Reconstruction) -> None:
-    judgement = refined.judgement
+    judgement = refined.metrics
     assert judgement is not None
     product = product_from_reconstruction(parameters, refined)
     detector = generate_diffraction_data(product).get_pixel_geometry()
@@ -78,12 +78,12 @@ def test_maps_are_those_of_the_host(parameters: ReconstructInput, refined: Recon
 @pytest.mark.parametrize('photons', [1e4, 1e6])
 def test_noise_alone_gives_the_r_factor_it_is_said_to(photons: float) -> None:
     scan, _ = make_scan(photons=photons, known_object=True)
-    judgement = refine(scan, settings(60, refine_probe=False, refine_positions=False)).judgement
+    judgement = refine(scan, settings(60, refine_probe=False, refine_positions=False)).metrics
     assert judgement is not None
     assert judgement.r_factor == pytest.approx(judgement.noise_r_factor, rel=0.08)
     assert judgement.reduced_chi_square == pytest.approx(1.0, abs=0.15)
     assert 'down to photon noise' in verdict(judgement)
-    wrong = refine(replace(scan, positions=scan.positions[::-1].copy()), settings(15, refine_positions=False)).judgement
+    wrong = refine(replace(scan, positions=scan.positions[::-1].copy()), settings(15, refine_positions=False)).metrics
     assert wrong is not None
     assert wrong.r_factor > 1.2 * wrong.noise_r_factor
     assert wrong.reduced_chi_square > 1.5
@@ -100,7 +100,7 @@ def test_uncertainty_is_calibrated(photons: float, tmp_path: Path) -> None:
     scan = scan_from_reconstruct_input(load_workflow_folder(tmp_path))
     known = {'refine_probe': False, 'refine_positions': False, 'smoothing': 0, 'likelihood': 'poisson'}
     result = refine(scan, settings(80, **known))
-    judgement = result.judgement
+    judgement = result.metrics
     assert judgement is not None
     window = window_of(judgement.photons_map)
     inside = window > 0.5
@@ -116,9 +116,9 @@ def test_uncertainty_is_calibrated(photons: float, tmp_path: Path) -> None:
 def test_a_model_error_widens_the_uncertainty() -> None:
     scan, _ = make_scan(photons=1e6)
     known = settings(40, refine_probe=False, refine_positions=False)
-    right = refine(scan, known).judgement
+    right = refine(scan, known).metrics
     spoiled = scan.positions + np.random.default_rng(2).uniform(-1, 1, scan.positions.shape)
-    wrong = refine(replace(scan, positions=spoiled), known).judgement
+    wrong = refine(replace(scan, positions=spoiled), known).metrics
     assert right is not None
     assert wrong is not None
     assert wrong.uncertainty > 3 * right.uncertainty
@@ -127,7 +127,7 @@ def test_a_model_error_widens_the_uncertainty() -> None:
 def test_every_map_lies_on_the_grid_and_is_nan_where_no_light_fell() -> None:
     scan, truth = make_scan(margin=12)
     result = refine(scan, settings(5))
-    judgement = result.judgement
+    judgement = result.metrics
     assert judgement is not None
     for image in (judgement.object_r_map, judgement.uncertainty_map, judgement.photons_map):
         assert image.shape == truth.shape
@@ -143,7 +143,7 @@ def test_batches_change_nothing() -> None:
     scan, _ = make_scan()
     config = settings(6)
     small = config.model_copy(update={'inference': config.inference.model_copy(update={'batch_size': 7})})
-    one, other = refine(scan, config).judgement, refine(scan, small).judgement
+    one, other = refine(scan, config).metrics, refine(scan, small).metrics
     assert one is not None
     assert other is not None
     assert one.r_factor == pytest.approx(other.r_factor, rel=1e-4)
@@ -152,7 +152,7 @@ def test_batches_change_nothing() -> None:
 
 def test_a_single_pattern_has_an_overlap_of_one() -> None:
     scan, _ = make_scan(rows=1)
-    judgement = refine(scan, settings(3)).judgement
+    judgement = refine(scan, settings(3)).metrics
     assert judgement is not None
     assert judgement.overlap == pytest.approx(1.0, rel=1e-3)
 
@@ -161,6 +161,6 @@ def test_the_network_is_judged_too() -> None:
     model = untrained_model(parse_config({'model': {'steps': 20, 'width': 8, 'levels': 2}}))
     scan, _ = make_scan()
     config = parse_config({'inference': {'threads': 1}, 'refinement': {'refine_epochs': 0}})
-    judgement = reconstruct(scan, model, config).judgement
+    judgement = reconstruct(scan, model, config).metrics
     assert judgement is not None
     assert 0 < judgement.r_factor < 0.3

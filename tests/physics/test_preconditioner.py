@@ -1,4 +1,4 @@
-"""The preconditioner for slow phases."""
+"""The preconditioner for low frequencies of the phase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from ptychopinn_torch_plugin.physics.preconditioner import low_frequency_filter, precondition_low_frequencies
 
 
-def test_the_filter_acts_on_slow_phases_only() -> None:
+def test_the_filter_is_zero_at_high_frequencies() -> None:
     gain = low_frequency_filter((100, 120), torch.device('cpu'), 10.0)
     assert gain[0, 0] == 0
     assert gain[1, 0] == pytest.approx((0.03 / 0.01) ** 2 - 1, rel=1e-4)
@@ -16,7 +16,7 @@ def test_the_filter_acts_on_slow_phases_only() -> None:
     assert gain[4, 0] == 0
 
 
-def test_slow_phases_are_pushed_and_nothing_else() -> None:
+def test_only_low_frequencies_of_the_phase_are_amplified() -> None:
     gain = low_frequency_filter((64, 64), torch.device('cpu'), 10.0)
     wave = torch.sin(2 * torch.pi * torch.arange(64) / 64).expand(1, 64, 64)
     zero = torch.zeros_like(wave)
