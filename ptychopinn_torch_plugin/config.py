@@ -1,6 +1,6 @@
-"""The one frozen configuration tree.
+"""The frozen configuration tree.
 
-Every default, bound, label and tool tip is written here and nowhere else: Ptychodus' settings groups, its panel, the
+Every default, bound, label and tool tip is defined here and nowhere else: Ptychodus' settings groups, its panel, the
 command line and the header of the model file are derived from these classes. Unknown names and values out of range
 are refused (:class:`pydantic.ValidationError`, turned into :class:`~ptychopinn_torch_plugin.errors.ConfigurationError`
 by :func:`parse_config`).
@@ -34,12 +34,12 @@ class _Frozen(BaseModel):
 
 
 class DataConfig(_Frozen):
-    """How a scan is cut into groups of neighbouring positions."""
+    """Groups of neighbouring positions, and the positions that are held out."""
 
     group_size: int = setting(
         64,
         'Group size (C_g)',
-        'Neighbouring scan positions that the network sees together. 1 is the overlap-free single-shot mode.',
+        'Neighbouring scan positions that the network reconstructs together. 1 is the overlap-free single-shot mode.',
         unit='positions',
         ge=1,
         le=4096,
@@ -62,7 +62,7 @@ class DataConfig(_Frozen):
     validation_fraction: float = setting(
         0.05,
         'Validation fraction',
-        'Share of the positions that is never trained on and judges the model after every epoch.',
+        'Share of the positions that is not trained on; the validation loss is computed from it after every epoch.',
         ge=0.0,
         le=0.5,
     )
@@ -70,8 +70,8 @@ class DataConfig(_Frozen):
     hold_out_scan: bool = setting(
         False,
         'Hold out a scan',
-        'With several scans, never train on the last one: it judges the model after every epoch instead of single '
-        'positions.',
+        'With several scans, do not train on the last one; the validation loss is computed from it after every epoch '
+        'instead of from single positions.',
     )
     subsample: int = setting(
         0,
@@ -96,12 +96,12 @@ class DataConfig(_Frozen):
 
 
 class ProbeConfig(_Frozen):
-    """What is done to the given probe before anything else."""
+    """Preparation of the given probe, before training or reconstruction."""
 
     mask_radius: float = setting(
         0.0,
         'Mask radius',
-        'The probe is set to zero outside a disk of this radius around its centre of power. 0 leaves it whole.',
+        'The probe is set to zero outside a disk of this radius around its centre of power. 0 applies no mask.',
         unit='pixels, 0 = off',
         ge=0.0,
         le=1e5,
@@ -109,7 +109,7 @@ class ProbeConfig(_Frozen):
     smoothing_sigma: float = setting(
         0.0,
         'Smoothing',
-        'Standard deviation of a Gaussian that the probe is convolved with. 0 leaves it as it is.',
+        'Standard deviation of a Gaussian that the probe is convolved with. 0 does not smooth it.',
         unit='pixels, 0 = off',
         ge=0.0,
         le=1e4,
@@ -125,7 +125,7 @@ class ProbeConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """The network. Everything here is written into the model file and fixed by it afterwards."""
+    """The network. These settings are written into the model file, which fixes them afterwards."""
 
     model_type: Literal['pinn', 'supervised'] = Field(
         'pinn', description="'pinn' learns from the measured patterns alone, 'supervised' from a reference object."
@@ -133,13 +133,13 @@ class ModelConfig(_Frozen):
     generator: Literal['unrolled', 'patch'] = setting(
         'unrolled',
         'Generator',
-        'The network that turns patterns into object patches. "unrolled": physics steps on the canvas, each followed '
-        'by a small shared U-Net. "patch": one pass from a group of patterns to its patches.',
+        'The network that reconstructs the object. "unrolled": physics steps on the object, each followed by a small '
+        'shared U-Net. "patch": one pass from a group of patterns to its object patches.',
     )
     steps: int = setting(
         8,
         'Physics steps',
-        'Physics steps: each is followed by the network ("unrolled"), or all come before its one pass ("patch").',
+        'Physics steps: each is followed by the network ("unrolled"), or all precede its one pass ("patch").',
         unit='steps',
         ge=1,
         le=200,
@@ -151,7 +151,7 @@ class ModelConfig(_Frozen):
     memory_channels: int = setting(
         4,
         'Memory channels',
-        'Channels that the network "unrolled" hands from one step to the next.',
+        'Channels that the network "unrolled" passes from one step to the next.',
         unit='channels',
         ge=0,
         le=64,
@@ -159,49 +159,48 @@ class ModelConfig(_Frozen):
     amplitude_activation: Literal['softplus', 'sigmoid', 'relu', 'swish'] = setting(
         'softplus',
         'Amplitude activation',
-        'What keeps the amplitudes of the generator "patch" in range; its phases are pi tanh.',
+        'Function that limits the amplitudes of the generator "patch"; its phases are pi tanh.',
     )
     probe_big: bool = setting(
         True,
-        'Whole frame',
-        'The generator "patch" fills the frame beyond its central half, too, at coarse resolution; otherwise it is 1 '
-        'there.',
+        'Whole patch',
+        'The generator "patch" also fills a patch outside its central half, at coarse resolution; if off, the object '
+        'is 1 there.',
     )
 
 
 class TrainingConfig(_Frozen):
-    """How the network is trained."""
+    """Training of the network."""
 
     epochs: int = setting(30, 'Epochs', 'Passes over the scan.', unit='epochs', ge=1, le=100_000)
     batch_size: int = setting(
         0,
         'Batch size',
-        'Groups in one optimiser step. 0 takes as many as hold 64 patterns.',
+        'Groups in one optimiser step. 0 takes as many as contain 64 patterns.',
         unit='groups, 0 = automatic',
         ge=0,
         le=4096,
     )
     learning_rate: float = setting(3e-3, 'Learning rate', 'Largest rate of the schedule (AdamW).', gt=0.0, le=1.0)
     scheduler: Literal['one-cycle', 'constant', 'exponential', 'warmup-cosine', 'plateau'] = setting(
-        'one-cycle', 'Schedule', 'How the learning rate changes over the run.'
+        'one-cycle', 'Schedule', 'Change of the learning rate over the run.'
     )
     likelihood: Literal['amplitude', 'poisson', 'mae'] = setting(
         'amplitude',
         'Likelihood',
-        'What simulated and measured patterns are compared by: squared amplitude differences, the Poisson '
-        'likelihood of the counts (low dose), or absolute amplitude differences (mae). "Supervised" compares objects '
-        'instead.',
+        'Comparison of simulated and measured patterns: squared amplitude differences, the Poisson likelihood of the '
+        'counts (low dose), or absolute amplitude differences (mae). "Supervised" compares objects instead.',
     )
     probe_trainable: bool = setting(
         True,
         'Learn the probe',
-        'Learn the probe of every scan together with the network; the one of the first scan goes into the model.',
+        'Refine the probe of every scan during training; that of the first scan is saved in the model.',
     )
     positions_trainable: bool = setting(
-        False, 'Learn the positions', 'Learn the positions of every scan together with the network.'
+        False, 'Learn the positions', 'Refine the positions of every scan during training.'
     )
     intensity_scale_trainable: bool = setting(
-        False, 'Learn the intensity scale', 'Learn one photon scale for each scan together with the network.'
+        False, 'Learn the intensity scale', 'Fit one photon scale for each scan during training.'
     )
     gradient_clip: float = setting(
         1.0, 'Gradient clip', 'Largest norm of the gradient in one step. 0 switches the limit off.', ge=0.0
@@ -209,7 +208,7 @@ class TrainingConfig(_Frozen):
     early_stop_patience: int = setting(
         0,
         'Patience',
-        'The run ends when the judging loss has not improved for so many epochs. 0 runs all epochs.',
+        'The run ends when the monitored loss has not improved for this many epochs. 0 runs all epochs.',
         unit='epochs, 0 = off',
         ge=0,
         le=100_000,
@@ -217,24 +216,29 @@ class TrainingConfig(_Frozen):
     resume: Literal['auto', 'never', 'must'] = setting(
         'auto',
         'Resume',
-        'Go on from the state a stopped run left in the output folder: "auto" where it fits these settings and scans, '
-        '"must" or fail, "never".',
+        'Continue a stopped run whose state is in the output folder: "auto" if it fits these settings and scans, '
+        '"must" ends with an error if it does not, "never" starts anew.',
     )
-    seed: int = setting(0, 'Seed', 'Same seed, same machine, CPU: same model.', ge=0, le=2**31 - 1)
-    accelerator: Accelerator = setting(
-        'auto', 'Accelerator', 'Device to train on. "auto" takes a GPU where there is one.'
+    seed: int = setting(
+        0, 'Seed', 'Seed of the random numbers; the same seed gives the same model on a CPU.', ge=0, le=2**31 - 1
     )
+    accelerator: Accelerator = setting('auto', 'Accelerator', 'Device to train on. "auto" is a GPU if there is one.')
     devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
     precision: Literal['32', 'bf16', '16'] = setting(
-        '32', 'Precision', 'Precision of the convolutions of the network; physics is always float32.', unit='bits'
+        '32', 'Precision', 'Precision of the convolutions of the network; the physics is always float32.', unit='bits'
     )
     accumulate: int = setting(
-        1, 'Accumulate', 'Batches whose gradients are added up for one optimiser step.', unit='batches', ge=1, le=4096
+        1,
+        'Accumulate',
+        'Batches whose gradients are accumulated for one optimiser step.',
+        unit='batches',
+        ge=1,
+        le=4096,
     )
     threads: int = setting(
         0,
         'CPU threads',
-        'Threads for the computation on a CPU. 0 takes all cores.',
+        'Threads for the computation on a CPU. 0 uses all cores.',
         unit='0 = all cores',
         ge=0,
         le=1024,
@@ -249,20 +253,20 @@ class TrainingConfig(_Frozen):
 
 
 class ExecutionConfig(_Frozen):
-    """How a training run is carried out and logged; nothing here is needed for a good picture."""
+    """Execution and logging of a training run; these settings do not change the quality."""
 
     deterministic: bool = setting(
-        True, 'Deterministic', 'Ask for algorithms whose result does not change from run to run, where there are any.'
+        True, 'Deterministic', 'Use algorithms whose result is the same in every run, where torch has them.'
     )
     workers: int = setting(
-        0, 'Loader processes', 'Processes that cut batches. 0 cuts them in the training process.', ge=0, le=64
+        0, 'Loader processes', 'Processes that make batches. 0 makes them in the training process.', ge=0, le=64
     )
-    pin_memory: bool = setting(False, 'Pin memory', 'Loader processes hand batches over in page-locked memory (GPU).')
+    pin_memory: bool = setting(False, 'Pin memory', 'Loader processes return batches in page-locked memory (GPU).')
     persistent_workers: bool = setting(
-        False, 'Keep loaders', 'Loader processes live through all epochs instead of starting anew for each.'
+        False, 'Keep loaders', 'Loader processes run through all epochs instead of starting for each.'
     )
     prefetch_factor: int = setting(
-        2, 'Prefetched batches', 'Batches each loader process keeps ready.', unit='batches', ge=1, le=1024
+        2, 'Prefetched batches', 'Batches that each loader process prepares in advance.', unit='batches', ge=1, le=1024
     )
     progress_bar: bool = setting(False, 'Progress bar', "Show Lightning's own progress bar in the terminal.")
     checkpoint_top_k: int = setting(
@@ -274,17 +278,20 @@ class ExecutionConfig(_Frozen):
         le=1000,
     )
     checkpoint_monitor: Literal['auto', 'loss', 'validation_loss'] = setting(
-        'auto', 'Judged by', 'The loss that says which epoch is best; "auto" takes the validation loss if there is one.'
+        'auto',
+        'Monitored loss',
+        'The loss that decides which epoch is best; "auto" is the validation loss if there is one.',
     )
-    checkpoint_mode: Literal['min', 'max'] = setting('min', 'Best is', 'Whether the smallest or the largest is best.')
+    checkpoint_mode: Literal['min', 'max'] = setting(
+        'min', 'Best is', 'Whether the smallest or the largest monitored loss is best.'
+    )
     logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = setting(
-        'csv', 'Logger', 'Where the losses go beside the model; tensorboard and mlflow are extras to install.'
+        'csv', 'Logger', 'Log of the losses beside the model; tensorboard and mlflow are optional packages.'
     )
     silence_limit: int = setting(
         900,
         'Silence limit',
-        'A worker process that reports neither progress nor a line of log for so long is taken for hung and ended. '
-        '0 waits for ever.',
+        'A worker process that sends neither progress nor a log line for this long is ended. 0 does not end it.',
         unit='seconds, 0 = off',
         ge=0,
         le=10_000_000,
@@ -292,38 +299,38 @@ class ExecutionConfig(_Frozen):
 
 
 class RefinementConfig(_Frozen):
-    """How an object is refined against the counts: after the network, or by the reconstructor "Refine" alone."""
+    """Refinement against the measured counts: after the network, or by the reconstructor "Refine" alone."""
 
     refine_epochs: int = setting(
         60,
         'Epochs',
-        'Passes over all patterns. With a network they follow it, and 0 shows what the network alone makes.',
+        'Passes over all patterns. With a network they follow it; 0 gives the object of the network alone.',
         ge=0,
         le=100_000,
     )
     likelihood: Literal['auto', 'amplitude', 'poisson'] = setting(
         'auto',
         'Likelihood',
-        'What simulated and measured patterns are compared by: squared amplitude differences, or the Poisson '
-        'likelihood of the counts. "auto" takes Poisson below 20 counts per pixel on average.',
+        'Comparison of simulated and measured patterns: squared amplitude differences, or the Poisson likelihood of '
+        'the counts. "auto" is Poisson below 20 counts per pixel on average.',
     )
     smoothing: float = setting(
         4.0,
         'Smoothing',
-        'Strength of the total-variation prior, in photons: faint scans feel it, bright ones hardly. 0 is off; below '
-        '10,000 photons per frame, 0.5 suits an object whose texture is as fine as the pixels.',
+        'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. 0 is off. '
+        'Below 10,000 photons per pattern, choose 0.5 for an object with texture as fine as the pixels.',
         unit='photons',
         ge=0.0,
         le=1e6,
     )
-    refine_probe: bool = setting(True, 'Refine the probe', 'Refine all incoherent modes of the probe, too.')
+    refine_probe: bool = setting(True, 'Refine the probe', 'Refine all incoherent modes of the probe.')
     probe_start: int = setting(
-        2, 'Probe from epoch', 'Epochs before the probe moves: first the object must be something.', ge=0
+        2, 'Probe from epoch', 'Epochs before the probe is refined; the object needs a few epochs first.', ge=0
     )
     probe_modes: int = setting(
         0,
         'Probe modes',
-        'Incoherent modes to refine. New ones start as weak derivatives of the first; 0 takes those of the product.',
+        'Number of incoherent modes. New ones start as weak derivatives of the first; 0 uses those of the product.',
         unit='0 = as given',
         ge=0,
         le=32,
@@ -331,25 +338,27 @@ class RefinementConfig(_Frozen):
     refine_positions: bool = setting(
         True,
         'Refine the positions',
-        'Refine the positions, too. A common shift, scale, rotation or shear of all of them is left as it is.',
+        'Refine the positions. Their common shift, scale, rotation and shear do not change.',
     )
     positions_start: int = setting(
-        10, 'Positions from epoch', 'Epochs before the positions move: first the object must be sharp.', ge=0
+        10, 'Positions from epoch', 'Epochs before the positions are refined; the object must be sharp first.', ge=0
     )
     refine_intensity: bool = setting(
-        False, 'Refine the intensities', 'Fit the number of photons of every frame, for a beam that flickers.'
+        False,
+        'Refine the intensities',
+        'Fit the number of photons of every pattern, for a beam whose intensity changes.',
     )
-    intensity_start: int = setting(10, 'Intensities from epoch', 'Epochs before the intensities move.', ge=0)
+    intensity_start: int = setting(10, 'Intensities from epoch', 'Epochs before the intensities are refined.', ge=0)
     refine_geometry: bool = setting(
         False,
         'Search the geometry',
-        'Search for a common scale, rotation and shear of the positions that fits the patterns better. What is found '
-        'is reported in the log, never applied.',
+        'Search for a common scale, rotation and shear of the positions that fits the patterns better. The result is '
+        'reported in the log and not applied.',
     )
     search_positions: float = setting(
         0.0,
         'Search lost positions',
-        'Positions may be wrong by so many pixels: find them by searching before they are refined. 0 does not search.',
+        'Largest error of the positions: search within it before the refinement. 0 does not search.',
         unit='pixels, 0 = off',
         ge=0.0,
         le=256.0,
@@ -357,12 +366,12 @@ class RefinementConfig(_Frozen):
 
 
 class InferenceConfig(_Frozen):
-    """How a trained network reconstructs a scan."""
+    """Reconstruction of a scan with a trained network, and its output."""
 
     steps: int = setting(
         0,
         'Unrolled steps',
-        'Physics steps at inference. 0 takes twice as many as in training.',
+        'Physics steps at inference. 0 is twice the number of the training.',
         unit='0 = automatic',
         ge=0,
         le=1000,
@@ -370,9 +379,8 @@ class InferenceConfig(_Frozen):
     window_size: int = setting(
         0,
         'Window size',
-        'Positions reconstructed jointly on one canvas. 0 takes the whole scan (best picture), or with the generator '
-        '"patch" groups as in training; a small window suits '
-        'a GPU with little memory.',
+        'Positions reconstructed together in one object array. 0 is the whole scan (best quality) or, with the '
+        'generator "patch", groups as in training; a small window needs less memory.',
         unit='positions, 0 = all',
         ge=0,
     )
@@ -382,36 +390,36 @@ class InferenceConfig(_Frozen):
     use_model_probe: Literal['auto', 'always', 'never'] = setting(
         'auto',
         'Use the probe of the model',
-        'Reconstruct with the probe saved in the model file instead of the one of the product: "auto" does where it '
-        'explains the patterns better, as after a training that has learned it.',
+        'Reconstruct with the probe saved in the model file instead of that of the product: "auto" does so if it '
+        'explains the patterns better.',
     )
     preview_interval: int = setting(
         1,
         'Preview interval',
-        'Show the object in the window after every so many steps. 0 shows the end result only.',
+        'Steps between two displays of the object in the window. 0 shows the final result only.',
         unit='steps',
         ge=0,
     )
     batch_interval: int = setting(
         0,
         'Interval in batch mode',
-        'In batch mode, write the product so far after every so many steps. 0 writes the end result only.',
+        'Steps between two intermediate products in batch mode. 0 writes the final product only.',
         unit='steps, 0 = off',
         ge=0,
     )
     half_scans: bool = setting(
         False,
         'Compare half scans',
-        'Refine the odd and the even positions apart as well, and report the Fourier ring correlation of the two: the '
-        'resolution that the scan itself vouches for. Takes twice the time.',
+        'Also reconstruct the odd and the even positions separately, and report their Fourier ring correlation, which '
+        'gives the resolution. Takes twice the time.',
     )
     accelerator: Accelerator = setting(
-        'auto', 'Accelerator', 'Device to reconstruct on. "auto" takes a GPU where there is one.'
+        'auto', 'Accelerator', 'Device to reconstruct on. "auto" is a GPU if there is one.'
     )
     threads: int = setting(
         0,
         'CPU threads',
-        'Threads for the computation on a CPU. 0 takes all cores.',
+        'Threads for the computation on a CPU. 0 uses all cores.',
         unit='0 = all cores',
         ge=0,
         le=1024,
@@ -419,13 +427,13 @@ class InferenceConfig(_Frozen):
 
     @field_validator('use_model_probe', mode='before')
     @classmethod
-    def _reads_the_switch_of_before(cls, wish: object) -> object:
+    def _from_boolean(cls, value: object) -> object:
         # Model and settings files of 0.1 hold a boolean here; False was the default, as "auto" is now.
-        return {'true': 'always', 'false': 'auto'}.get(str(wish).casefold(), wish)
+        return {'true': 'always', 'false': 'auto'}.get(str(value).casefold(), value)
 
 
 class Config(_Frozen):
-    """The whole tree: what to do, in one value."""
+    """All settings."""
 
     data: DataConfig = DataConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -437,8 +445,8 @@ class Config(_Frozen):
 
 
 def reason(item: Mapping[str, Any]) -> str:
-    """Why a field was refused, from an entry of :meth:`pydantic.ValidationError.errors`."""
-    # Messages of our own validators come with a prefix that says nothing to a user.
+    """Return why a field was refused, from an entry of :meth:`pydantic.ValidationError.errors`."""
+    # pydantic puts a prefix before the messages of our own validators that does not help a user.
     return str(item['msg']).removeprefix('Value error, ')
 
 

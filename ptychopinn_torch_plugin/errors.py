@@ -1,7 +1,7 @@
-"""The errors this package raises on purpose.
+"""Errors that this package raises on purpose.
 
-Each message is one sentence (or two) that says what is wrong, where, and what to do. Whatever is raised that is not a
-:class:`PtychoPINNError` is a defect of this package.
+Each message is one or two sentences that say what is wrong, where, and what to do. Any other error is a defect of this
+package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class InputError(PtychoPINNError, ValueError):
 
 
 class ConfigurationError(PtychoPINNError, ValueError):
-    """A setting is unknown, out of range, or does not go with another one."""
+    """A setting is unknown, out of range, or contradicts another one."""
 
 
 class ModelFileError(PtychoPINNError, ValueError):
@@ -24,28 +24,28 @@ class ModelFileError(PtychoPINNError, ValueError):
 
 
 class ModelNotLoadedError(PtychoPINNError, RuntimeError):
-    """Inference or saving was asked for before a model was trained or loaded."""
+    """Inference or saving was requested before a model was trained or loaded."""
 
 
 class MissingDependencyError(PtychoPINNError, RuntimeError):
-    """A package that the call needs is not installed; the message names it and the install command."""
+    """A required package is not installed; the message names it and the install command."""
 
 
 class TrainingError(PtychoPINNError, RuntimeError):
-    """Training had to end without a usable model (for example a loss that is not finite)."""
+    """Training ended without a usable model (for example with a loss that is not finite)."""
 
 
 class ReconstructionError(PtychoPINNError, RuntimeError):
-    """A reconstruction came to no usable object (for example one that is not finite)."""
+    """A reconstruction gave no usable object (for example one that is not finite)."""
 
 
 class MemoryLimitError(PtychoPINNError, MemoryError):
-    """The memory of the device ran out, with smaller batches as well; the message names the settings to change."""
+    """The device has too little memory, even with smaller batches; the message names the settings to change."""
 
 
 class OutputError(PtychoPINNError, OSError):
-    """A file cannot be written; the message names it, the bytes it needs, and what is still there."""
+    """A file cannot be written; the message names it, the bytes it needs, and what still exists."""
 
 
 class WorkerError(PtychoPINNError, RuntimeError):
-    """The worker process failed or died; the message carries its last words and a hint at the cause."""
+    """The worker process failed or died; the message has its last output and the likely cause."""
