@@ -220,7 +220,7 @@ class TrainingConfig(_Frozen):
         '"must" ends with an error if it does not, "never" starts anew.',
     )
     seed: int = setting(
-        0, 'Seed', 'Seed of the random numbers; the same seed gives the same model on a CPU.', ge=0, le=2**31 - 1
+        0, 'Seed', 'Seed of random numbers; the same seed gives the same model on a CPU.', ge=0, le=2**31 - 1
     )
     accelerator: Accelerator = setting('auto', 'Accelerator', 'Device to train on. "auto" is a GPU if there is one.')
     devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
@@ -230,7 +230,7 @@ class TrainingConfig(_Frozen):
     accumulate: int = setting(
         1,
         'Accumulate',
-        'Batches whose gradients are accumulated for one optimiser step.',
+        'Batches whose gradients form one optimiser step.',
         unit='batches',
         ge=1,
         le=4096,
@@ -282,9 +282,7 @@ class ExecutionConfig(_Frozen):
         'Monitored loss',
         'The loss that decides which epoch is best; "auto" is the validation loss if there is one.',
     )
-    checkpoint_mode: Literal['min', 'max'] = setting(
-        'min', 'Best is', 'Whether the smallest or the largest monitored loss is best.'
-    )
+    checkpoint_mode: Literal['min', 'max'] = setting('min', 'Best is', 'The smallest or the largest monitored loss.')
     logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = setting(
         'csv', 'Logger', 'Log of the losses beside the model; tensorboard and mlflow are optional packages.'
     )
@@ -346,7 +344,7 @@ class RefinementConfig(_Frozen):
     refine_intensity: bool = setting(
         False,
         'Refine the intensities',
-        'Fit the number of photons of every pattern, for a beam whose intensity changes.',
+        'Fit the photons of every pattern, for a beam whose intensity changes.',
     )
     intensity_start: int = setting(10, 'Intensities from epoch', 'Epochs before the intensities are refined.', ge=0)
     refine_geometry: bool = setting(
