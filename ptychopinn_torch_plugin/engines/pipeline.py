@@ -206,30 +206,28 @@ def _result(
     def work(batch_size: int) -> ReconstructionMetrics:
         return measure(tensors, state, batch_size)
 
-    metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
-    coverage = metrics.photons_map > 0
-    object_array = on_object_grid(state.object_array, state.origin, scan.object_shape)
-    object_array[~coverage] = 1.0
     # Empty patterns took no part: their positions stay as given, and no photon of theirs was measured.
     positions, intensities = scan.positions.copy(), np.zeros(scan.size, dtype=np.float32)
     positions[scan.lit] = state.positions.cpu().numpy()
     intensities[scan.lit] = state.intensities.cpu().numpy()
-    logger.info(
-        'The scan illuminates %.0f %% of the object grid; the object is 1 elsewhere.',
-        100 * float(coverage.mean(dtype=np.float64)),
-    )
     reconstruction = Reconstruction(
-        object_array=object_array,
-        coverage=coverage,
+        object_array=on_object_grid(state.object_array, state.origin, scan.object_shape),
+        coverage=np.zeros(scan.object_shape, dtype=np.bool_),
         probe=state.probe.cpu().numpy(),
         positions=positions,
         intensities=intensities,
         losses=losses,
-        metrics=metrics,
         network_object=network_object,
     )
     refuse_non_finite(reconstruction, scan.name)
-    return reconstruction
+    metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
+    coverage = metrics.photons_map > 0
+    logger.info(
+        'The scan illuminates %.0f %% of the object grid; the object is 1 elsewhere.',
+        100 * float(coverage.mean(dtype=np.float64)),
+    )
+    object_array = np.where(coverage, reconstruction.object_array, np.complex64(1.0))
+    return replace(reconstruction, object_array=object_array, coverage=coverage, metrics=metrics)
 
 
 def _chosen_probe(scan: RawScan, model: TrainedModel, config: Config) -> npt.NDArray[np.complexfloating] | None:

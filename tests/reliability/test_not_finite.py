@@ -9,22 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines import pipeline as reconstruction
-from ptychopinn_torch_plugin.engines.gradients import Unknowns
 from ptychopinn_torch_plugin.engines.network import Predictor
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
-from ptychopinn_torch_plugin.engines.solver import Listener, Solver
-from ptychopinn_torch_plugin.engines.stitching import Stitched
+from ptychopinn_torch_plugin.engines.solver import EpochListener, Solver
 from ptychopinn_torch_plugin.errors import ReconstructionError
 from ptychopinn_torch_plugin.host import runs
 from ptychopinn_torch_plugin.host.entry_point import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
-from ptychopinn_torch_plugin.types import LossRecord
+from ptychopinn_torch_plugin.types import LossRecord, ReconstructionState
 from ptychopinn_torch_plugin.worker.job import Job, read_result, write_result
 from ptychopinn_torch_plugin.worker.messages import Message, Preview
 from tests.helpers.fault_report import Ledger
@@ -43,19 +40,23 @@ CONFIG = parse_config(
 NETWORK_ALONE = CONFIG.model_copy(update={'refinement': CONFIG.refinement.model_copy(update={'refine_epochs': 0})})
 
 
-def break_canvas(solver: Solver) -> None:
-    solver.unknowns.canvas[20, 20] = float('nan')
+def break_object(solver: Solver) -> None:
+    solver._state.object_array[20, 20] = float('nan')
 
 
 def break_probe(solver: Solver) -> None:
-    solver.unknowns.probe[0, 16, 16] = float('inf')
+    solver._state.probe[0, 16, 16] = float('inf')
+
+
+def break_intensities(solver: Solver) -> None:
+    solver._state.intensities[3] = float('nan')
 
 
 def spoil_solver(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Solver], None]) -> None:
-    """Do ``harm`` to the unknowns of every refinement when its first epoch has ended."""
+    """Apply ``harm`` to the state of every refinement after its first epoch."""
 
     class Spoiled(Solver):
-        def run(self, listen: Listener) -> Unknowns:
+        def run(self, listen: EpochListener) -> ReconstructionState:
             def listen_and_spoil(epoch: int, deviance: float) -> bool:
                 if epoch == 1:
                     harm(self)
@@ -66,7 +67,7 @@ def spoil_solver(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Solver], None]
     monkeypatch.setattr(reconstruction, 'Solver', Spoiled)
 
 
-@pytest.mark.parametrize('harm', [break_canvas, break_probe])
+@pytest.mark.parametrize('harm', [break_object, break_probe, break_intensities])
 def test_a_refinement_that_diverges_alone_is_refused(
     harm: Callable[[Solver], None], monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
@@ -86,23 +87,22 @@ def test_the_object_of_the_network_survives_a_refinement_that_diverges(
     scan, _ = make_scan()
     model = untrained_model(CONFIG)
     network = reconstruct(scan, model, NETWORK_ALONE)
-    spoil_solver(monkeypatch, break_canvas)
+    spoil_solver(monkeypatch, break_object)
     with caplog.at_level(logging.WARNING, logger='ptychopinn_torch_plugin'):
         found = reconstruct(scan, model, CONFIG)
     np.testing.assert_array_equal(found.object_array, network.object_array)
     (warning,) = [record.getMessage() for record in caplog.records if 'diverged' in record.getMessage()]
-    assert warning.endswith('The object of the network is handed over as it is.')
+    assert warning.endswith('The result is the object of the network, not refined.')
     ledger.record('refinement after the network diverges', warning, 'the object of the network')
 
 
 def test_a_network_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     predict = Predictor.predict
 
-    def spoiled(self: Predictor) -> Stitched:
-        stitched = predict(self)
-        with torch.inference_mode():
-            stitched.canvas[18:20, 18] = float('nan')
-        return stitched
+    def spoiled(self: Predictor) -> ReconstructionState:
+        state = predict(self)
+        state.object_array[18:20, 18] = float('nan')
+        return state
 
     monkeypatch.setattr(Predictor, 'predict', spoiled)
     scan, _ = make_scan()

@@ -116,7 +116,7 @@ def test_run_leaves_the_reconstruction_in_the_folder(
         assert config == Config()
         observer.on_progress(1, 1)
         ones = np.ones(scan.object_shape, dtype=np.complex64)
-        return Reconstruction(ones, ones.real > 0, ones[None], scan.positions, ())
+        return Reconstruction(ones, ones.real > 0, ones[None], scan.positions, ones.real[0], ())
 
     _install(monkeypatch, 'persistence', load_model=lambda path: f'model of {path}')
     _install(monkeypatch, 'reconstruction', reconstruct=reconstruct)

@@ -72,12 +72,18 @@ def test_result_round_trip(tmp_path: Path) -> None:
     object_array = (rng.normal(size=(9, 8)) + 1j * rng.normal(size=(9, 8))).astype(np.complex64)
     losses = (LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75))
     written = Reconstruction(
-        object_array, object_array.real > 0, object_array[None, :4], rng.normal(size=(7, 2)), losses
+        object_array,
+        object_array.real > 0,
+        object_array[None, :4],
+        rng.normal(size=(7, 2)),
+        rng.normal(size=7).astype(np.float32),
+        losses,
+        network_object=2 * object_array,
     )
     write_result(tmp_path, written)
     read = read_result(tmp_path)
     assert read.losses == losses
-    for name in ('object_array', 'coverage', 'probe', 'positions'):
+    for name in ('object_array', 'coverage', 'probe', 'positions', 'intensities', 'network_object'):
         array = getattr(read, name)
         assert not isinstance(array, np.memmap), 'the result must outlive the folder'
         assert array.dtype == getattr(written, name).dtype
@@ -93,17 +99,17 @@ def test_the_judgement_travels_with_the_result(tmp_path: Path, has_rings: bool) 
         0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, rings
     )
     wave = image.astype(np.complex64)
-    result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), (), judgement)
+    result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), image[0, :1], (), judgement)
     write_result(tmp_path, result)
-    read = read_result(tmp_path).judgement
+    read = read_result(tmp_path).metrics
     assert read is not None
     for field in dataclasses.fields(ReconstructionMetrics):
-        if field.name != 'rings':
+        if field.name != 'frc':
             np.testing.assert_array_equal(getattr(read, field.name), getattr(judgement, field.name), field.name)
-    assert (read.rings is None) == (rings is None)
-    if read.rings is not None and rings is not None:
-        np.testing.assert_array_equal(read.rings.threshold, rings.threshold)
-        assert read.rings.resolution_px is None
+    assert (read.frc is None) == (rings is None)
+    if read.frc is not None and rings is not None:
+        np.testing.assert_array_equal(read.frc.threshold, rings.threshold)
+        assert read.frc.resolution_px is None
 
 
 def test_missing_result_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_a_reconstruction_becomes_a_product_that_can_be_saved(input_of: InputMak
         coverage=np.ones((45, 63), dtype=np.bool_),
         probe=np.full((3, 24, 33), 2 + 1j, dtype=np.complex64),
         positions=scan_from_reconstruct_input(parameters).positions,
+        intensities=np.ones(len(parameters.product.probe_positions), dtype=np.float32),
         losses=(LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.3)),
     )
     save_product(tmp_path / 'p.h5', product_from_reconstruction(parameters, result))
@@ -228,6 +229,7 @@ def test_refined_positions_go_into_the_product(input_of: InputMaker) -> None:
         coverage=np.ones(scan.object_shape, dtype=np.bool_),
         probe=np.ones((1, 24, 33), dtype=np.complex64),
         positions=moved,
+        intensities=np.ones(scan.size, dtype=np.float32),
         losses=(),
     )
     product = product_from_reconstruction(parameters, result)
