@@ -82,7 +82,7 @@ def draw_groups(
     return np.concatenate([heads[:, np.newaxis], np.take_along_axis(neighbours, drawn, axis=1)], axis=1)
 
 
-def split_positions(n: int, fraction: float, rng: np.random.Generator) -> tuple[IndexArray, IndexArray]:
+def hold_out_positions(n: int, fraction: float, rng: np.random.Generator) -> tuple[IndexArray, IndexArray]:
     """Split ``n`` positions at random into training and validation.
 
     Args:

@@ -1,4 +1,4 @@
-"""Batches: groups of neighbouring positions on small canvases of their own."""
+"""Batches: groups of neighbouring positions, each with an object array of its own."""
 
 from __future__ import annotations
 
@@ -11,71 +11,85 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..compat.container import PtychoDataContainerTorch
 from ..config import DataConfig
 from ..data.grouping import compact_windows, draw_groups
-from ..data.tensors import ScanTensors
-from ..physics.forward import Frames
+from ..data.tensors import Extent, ScanTensors, extent_of, patch_origins_of
+from ..physics.forward import PatternBatch
+from ..physics.patches import extract_window
+from ..types import ReconstructionState
 
-CANVAS_MULTIPLE = 8
-"""Canvas sides are rounded up to this: fewer different sizes, and fast Fourier lengths."""
+OBJECT_MULTIPLE = 8
+"""Sides of object arrays are rounded up to this: fewer different shapes, and fast Fourier lengths."""
 MIN_VALIDATION_WINDOW = 32
 """Validation windows hold at least so many positions, or held-out ones would have no neighbours in them."""
 
 
-class Batch(NamedTuple):
-    """Groups that one optimiser step, or one step of the validation, works on."""
+class TrainingScan:
+    """One scan in training: its data, and its state, which the calibration replaces.
 
-    inputs: Frames
-    """What the network sees: ``B`` groups."""
-    scored: Frames
-    """What the prediction is judged by: the inputs themselves in training, held-out positions in validation."""
+    Args:
+        tensors: the scan on its device.
+        state: probe, positions and intensities; its object is not used.
+    """
+
+    def __init__(self, tensors: ScanTensors, state: ReconstructionState) -> None:
+        self.tensors = tensors
+        self.state = state
+
+    @property
+    def state(self) -> ReconstructionState:
+        """Probe, positions and intensities."""
+        return self._state
+
+    @state.setter
+    def state(self, state: ReconstructionState) -> None:
+        self._state = state
+        self.patch_origins = patch_origins_of(state)
+        """First object pixel (y, x) of every patch, ``(n, 2)`` int64."""
+
+
+class TrainingBatch(NamedTuple):
+    """Groups for one optimiser step, or for one step of the validation."""
+
+    inputs: PatternBatch
+    """Patterns that the network receives: ``B`` groups."""
+    scored: PatternBatch
+    """Patterns that the loss is computed from: the inputs in training, held-out positions in validation."""
     reference: Tensor
-    """Reference object on the canvases, ``(B, h, w)`` complex64; ones where none is known."""
+    """Reference object in the object arrays, ``(B, h, w)`` complex64; ones where none is known."""
 
 
-class _Canvases:
-    """Cuts groups of one scan out of its tensors."""
-
-    def __init__(self, tensors: ScanTensors) -> None:
-        self._tensors = tensors
-
-    def batch(self, inputs: npt.NDArray[np.integer], scored: npt.NDArray[np.integer] | None = None) -> Batch:
-        """Make a batch of ``inputs`` ``(B, C)`` judged by ``scored`` ``(B, K)`` (the inputs themselves if None)."""
-        together = inputs if scored is None else np.concatenate([inputs, scored], axis=1)
-        extents = [self._tensors.extent(group) for group in together]
-        origins = [origin for origin, _ in extents]
-        shape = _rounded_up(extents)
-        frames = self._stack(inputs, origins)
-        judged = frames if scored is None else self._stack(scored, origins)
-        return Batch(frames, judged, torch.stack([self._reference(origin, shape) for origin in origins]))
-
-    def _stack(self, groups: npt.NDArray[np.integer], origins: Sequence[npt.NDArray[np.integer]]) -> Frames:
-        parts = [self._tensors.frames(group, origin) for group, origin in zip(groups, origins, strict=True)]
-        return Frames(
-            amplitudes=torch.cat([part.amplitudes for part in parts]),
-            probes=torch.cat([part.probes for part in parts]),
-            patch_origins=torch.cat([part.patch_origins for part in parts]),
-            good_pixels=self._tensors.good_pixels,
-        )
-
-    def _reference(self, origin: npt.NDArray[np.integer], shape: tuple[int, int]) -> Tensor:
-        grid = self._tensors.scan.object_guess
-        window = np.ones(shape, dtype=np.complex64)
-        first = np.maximum(origin, 0)
-        last = np.minimum(origin + np.array(shape), np.array(grid.shape))
-        there = tuple(slice(int(a), int(b)) for a, b in zip(first - origin, last - origin, strict=True))
-        window[there] = grid[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))]
-        return torch.from_numpy(window).to(self._tensors.device)
+def make_batch(
+    scan: TrainingScan, inputs: npt.NDArray[np.integer], scored: npt.NDArray[np.integer] | None = None
+) -> TrainingBatch:
+    """Return the groups ``inputs`` ``(B, C)``, scored by ``scored`` ``(B, K)``, or by the inputs if None."""
+    together = inputs if scored is None else np.concatenate([inputs, scored], axis=1)
+    extents = [extent_of(scan.patch_origins[group], scan.tensors.pattern_shape) for group in together]
+    origins = [origin for origin, _ in extents]
+    shape = _common_shape(extents)
+    guess = torch.from_numpy(scan.tensors.scan.object_guess).to(torch.complex64)
+    reference = torch.stack([extract_window(guess, origin, shape) for origin in origins]).to(scan.tensors.device)
+    patterns = _patterns(scan, inputs, origins)
+    return TrainingBatch(patterns, patterns if scored is None else _patterns(scan, scored, origins), reference)
 
 
-def _rounded_up(extents: Sequence[tuple[npt.NDArray[np.integer], tuple[int, int]]]) -> tuple[int, int]:
-    height = max(shape[0] for _, shape in extents)
-    width = max(shape[1] for _, shape in extents)
-    return height + -height % CANVAS_MULTIPLE, width + -width % CANVAS_MULTIPLE
+def _patterns(scan: TrainingScan, groups: npt.NDArray[np.integer], origins: Sequence[tuple[int, int]]) -> PatternBatch:
+    flat = scan.tensors.batch(scan.state, groups.ravel(), (0, 0))
+    first = torch.tensor(origins, device=scan.tensors.device)[:, None]
+    return PatternBatch(
+        amplitudes=flat.amplitudes.reshape(*groups.shape, *flat.amplitudes.shape[2:]),
+        probes=flat.probes.reshape(*groups.shape, *flat.probes.shape[2:]),
+        patch_origins=flat.patch_origins.reshape(*groups.shape, 2) - first,
+        good_pixels=flat.good_pixels,
+    )
 
 
-class TrainingBatches(IterableDataset[Batch | None]):
+def _common_shape(extents: Sequence[Extent]) -> tuple[int, int]:
+    height, width = (max(extent.shape[axis] for extent in extents) for axis in (0, 1))
+    return height + -height % OBJECT_MULTIPLE, width + -width % OBJECT_MULTIPLE
+
+
+class TrainingBatches(IterableDataset[TrainingBatch | None]):
     """Groups drawn anew in every epoch, from the training positions of every scan.
 
     Args:
@@ -88,7 +102,7 @@ class TrainingBatches(IterableDataset[Batch | None]):
 
     def __init__(
         self,
-        scans: Sequence[ScanTensors],
+        scans: Sequence[TrainingScan],
         positions: Sequence[npt.NDArray[np.integer]],
         config: DataConfig,
         batch_size: int,
@@ -104,8 +118,8 @@ class TrainingBatches(IterableDataset[Batch | None]):
         self._learned = (0, 0)
 
     def __len__(self) -> int:
-        """Batches of one epoch."""
-        return sum(-(-self._groups(index) // self._batch_size) for index in range(len(self._scans)))
+        """Return the number of batches in an epoch."""
+        return sum(-(-self._group_count(index) // self._batch_size) for index in range(len(self._scans)))
 
     @property
     def epoch(self) -> int:
@@ -117,7 +131,7 @@ class TrainingBatches(IterableDataset[Batch | None]):
         self._epoch.fill_(epoch)
 
     def share_epoch(self) -> None:
-        """Let processes that are forked from now on hear of every new epoch."""
+        """Share the number of the epoch with processes that are forked from now on."""
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def skip(self, epoch: int, batches: int) -> None:
@@ -125,7 +139,7 @@ class TrainingBatches(IterableDataset[Batch | None]):
         self.epoch = epoch
         self._learned = (epoch, batches)
 
-    def __iter__(self) -> Iterator[Batch | None]:
+    def __iter__(self) -> Iterator[TrainingBatch | None]:
         """Yield the batches of the epoch ``self.epoch``, scans in random order.
 
         A loader process yields its share of them, which the data loader puts back into this order.
@@ -135,7 +149,7 @@ class TrainingBatches(IterableDataset[Batch | None]):
         drawn = [
             (index, groups)
             for index in range(len(self._scans))
-            for groups in _chunks(self._container(index, rng).nn_indices, self._batch_size)
+            for groups in _chunks(self.groups(index, rng), self._batch_size)
         ]
         first_epoch, learned = self._learned
         worker = get_worker_info()
@@ -143,43 +157,41 @@ class TrainingBatches(IterableDataset[Batch | None]):
         for place, number in list(enumerate(rng.permutation(len(drawn))))[first::step]:
             index, groups = drawn[number]
             is_learned = epoch == first_epoch and place < learned
-            yield None if is_learned else _Canvases(self._scans[index]).batch(groups)
+            yield None if is_learned else make_batch(self._scans[index], groups)
 
-    def _groups(self, index: int) -> int:
-        return self._config.groups_per_epoch or -(-self._positions[index].size // self._size(index))
-
-    def _size(self, index: int) -> int:
-        return min(self._config.group_size, self._positions[index].size)
-
-    def _container(self, index: int, rng: np.random.Generator) -> PtychoDataContainerTorch:
-        """The groups of one scan for one epoch."""
-        scan = self._scans[index].scan
+    def groups(self, index: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        """Draw the groups of the scan ``index`` for the epoch ``self.epoch``, ``(S, C)``."""
         members = self._positions[index]
-        count = self._groups(index)
+        count = self._group_count(index)
         if self._config.sequential_sampling:
-            # In the order of the scan, every epoch from where the one before has ended.
+            # In the order of the scan; every epoch begins where the one before has ended.
             anchors = members[(self.epoch * count + np.arange(count)) % members.size]
         else:
-            # Without replacement as far as they last: an epoch sees all of the scan.
+            # Without replacement while positions are left: an epoch covers the scan.
             rounds = [rng.permutation(members) for _ in range(-(-count // members.size))]
             anchors = np.concatenate(rounds)[:count]
-        groups = draw_groups(
-            scan.positions,
-            self._size(index),
+        return draw_groups(
+            self._scans[index].tensors.scan.positions,
+            self._group_size(index),
             min(self._config.neighbor_count, members.size - 1),
             anchors=anchors,
             candidates=members,
             rng=rng,
         )
-        return PtychoDataContainerTorch.from_scan(scan, groups)
+
+    def _group_count(self, index: int) -> int:
+        return self._config.groups_per_epoch or -(-self._positions[index].size // self._group_size(index))
+
+    def _group_size(self, index: int) -> int:
+        return min(self._config.group_size, self._positions[index].size)
 
 
-class ValidationBatches(IterableDataset[Batch]):
-    """Windows in which the network sees the training positions and is judged by the held-out ones."""
+class ValidationBatches(IterableDataset[TrainingBatch]):
+    """Windows in which the network receives the training positions and the held-out ones are scored."""
 
     def __init__(
         self,
-        scans: Sequence[ScanTensors],
+        scans: Sequence[TrainingScan],
         held_out: Sequence[npt.NDArray[np.integer]],
         group_size: int,
         should_stop: Callable[[], bool],
@@ -189,26 +201,28 @@ class ValidationBatches(IterableDataset[Batch]):
         size = max(group_size, MIN_VALIDATION_WINDOW)
         self._windows = [
             (index, *window)
-            for index, (tensors, out) in enumerate(zip(scans, held_out, strict=True))
-            for window in _judged_windows(tensors, out, size)
+            for index, (scan, out) in enumerate(zip(scans, held_out, strict=True))
+            for window in _validation_windows(scan, out, size)
         ]
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Return the number of windows."""
         return len(self._windows)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield one batch of one window each; the same in every epoch. Ends early when the run shall stop."""
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield one batch of one window each; the same in every epoch. Ends early when the run is asked to stop."""
         for index, inputs, scored in self._windows:
             if self._should_stop():
                 return
-            yield _Canvases(self._scans[index]).batch(inputs[None], scored[None])
+            yield make_batch(self._scans[index], inputs[None], scored[None])
 
 
-def _judged_windows(
-    tensors: ScanTensors, held_out: npt.NDArray[np.integer], size: int
+def _validation_windows(
+    scan: TrainingScan, held_out: npt.NDArray[np.integer], size: int
 ) -> Iterator[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
-    for window in compact_windows(tensors.scan.positions, min(size, tensors.scan.size)):
+    """Yield the inputs and the scored positions of every window that has both."""
+    tensors = scan.tensors
+    for window in compact_windows(tensors.scan.positions, min(size, tensors.size)):
         out = np.isin(window, held_out)
         if out.any() and not out.all():
             yield window[~out], window[out]

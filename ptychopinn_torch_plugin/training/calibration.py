@@ -15,24 +15,24 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..config import Config, RefinementConfig
 from ..data.tensors import ScanTensors
-from ..engines.network import Predictor, rounds_of, steps_of
-from ..engines.progress import Report
+from ..engines.network import Predictor, steps_of, windows_of
+from ..engines.progress import ProgressReporter
 from ..engines.solver import Solver
-from ..engines.stitching import Stitched
 from ..errors import ConfigurationError
 from ..models.base import Generator
 from ..observer import Observer, SilentObserver
-from ..physics.forward import AMPLITUDE_EPS, simulate
+from ..physics.forward import simulate
+from ..types import ReconstructionState
+from .batches import TrainingScan
 from .module import PtychoPINNModule
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,6 @@ TURN_EPOCHS = 10
 """Epochs of the solver in every later turn, from the object of the network."""
 EPOCHS_PER_LINE = 5
 """How often a turn writes a line to the log."""
-
-
-class Object(NamedTuple):
-    """An object on a canvas of its own."""
-
-    stitched: Stitched
-    origin: npt.NDArray[np.integer]
-    """Object pixel (y, x) of the first canvas pixel."""
 
 
 def learns_unknowns(config: Config) -> bool:
@@ -80,17 +72,18 @@ class Unknowns(nn.Module):
     """What is learned of every scan, as buffers: they are part of the module's state, and of that of a resumed run.
 
     Args:
-        scans: the scans; what is learned, or loaded, goes into them (:meth:`.ScanTensors.adopt`).
+        scans: the scans; what is learned, or loaded, becomes their state.
         config: the configuration tree.
     """
 
-    def __init__(self, scans: Sequence[ScanTensors], config: Config) -> None:
+    def __init__(self, scans: Sequence[TrainingScan], config: Config) -> None:
         super().__init__()
         self._scans = scans
         self._config = config
-        for number, tensors in enumerate(scans):
-            self.register_buffer(_PROBE.format(number), torch.view_as_real(tensors.probe).clone())
-            self.register_buffer(_SHIFT.format(number), torch.zeros((tensors.scan.size, 2)))
+        for number, scan in enumerate(scans):
+            self.register_buffer(_PROBE.format(number), torch.view_as_real(scan.state.probe).clone())
+            self.register_buffer(_SHIFT.format(number), torch.zeros((scan.tensors.size, 2)))
+        self._given = [scan.state for scan in scans]
         self.register_load_state_dict_post_hook(_hand_out)  # type: ignore[no-untyped-call]
 
     def learn(self, generator: Generator | None, observer: Observer) -> bool:
@@ -99,25 +92,24 @@ class Unknowns(nn.Module):
         Returns:
             Whether the turn came to its end. One that was cut short changes nothing: a run that goes on takes it anew.
         """
-        for tensors in self._scans:
+        states = [scan.state for scan in self._scans]
+        for number, scan in enumerate(self._scans):
             if not observer.should_stop():
-                learn(tensors, generator, self._config, observer)
+                states[number] = learn(scan.tensors, scan.state, generator, self._config, observer)
         if observer.should_stop():
-            self.hand_out()
             return False
-        for number, tensors in enumerate(self._scans):
-            shift = torch.from_numpy(tensors.positions - tensors.scan.positions)
-            self.get_buffer(_PROBE.format(number)).copy_(torch.view_as_real(tensors.probe))
-            self.get_buffer(_SHIFT.format(number)).copy_(shift)
+        for number, (state, given) in enumerate(zip(states, self._given, strict=True)):
+            self.get_buffer(_PROBE.format(number)).copy_(torch.view_as_real(state.probe))
+            self.get_buffer(_SHIFT.format(number)).copy_(state.positions - given.positions)
         self.hand_out()
         return True
 
     def hand_out(self) -> None:
         """Give the scans what the buffers hold, so that a run that goes on has the same numbers to the last bit."""
-        for number, tensors in enumerate(self._scans):
-            probe = torch.view_as_complex(self.get_buffer(_PROBE.format(number)).to(tensors.device, copy=True))
-            shift = self.get_buffer(_SHIFT.format(number)).cpu().numpy().astype(np.float64)
-            tensors.adopt(probe, tensors.scan.positions + shift)
+        for number, (scan, given) in enumerate(zip(self._scans, self._given, strict=True)):
+            probe = torch.view_as_complex(self.get_buffer(_PROBE.format(number)).to(scan.tensors.device, copy=True))
+            shift = self.get_buffer(_SHIFT.format(number)).to(given.positions)
+            scan.state = replace(given, probe=probe, positions=given.positions + shift)
 
 
 def _hand_out(module: nn.Module, incompatible: object) -> None:
@@ -160,18 +152,20 @@ class UnknownsCallback(pl.Callback):
             self._pause(epoch)
 
 
-def learn(tensors: ScanTensors, generator: Generator | None, config: Config, observer: Observer) -> None:
-    """One turn: improve the unknowns of one scan from the object that ``generator`` makes of it (flat if None)."""
-    wanted = config.training
-    found = None if generator is None else _object_by(generator, tensors, config, observer)
-    if wanted.intensity_scale_trainable and found is not None:
-        tensors.adopt(tensors.probe * _photon_scale(tensors, found, config.inference.batch_size), tensors.positions)
-    if not (wanted.probe_trainable or wanted.positions_trainable) or observer.should_stop():
-        return
-    turn = _turn_of(config, first=found is None)
-    solver = Solver(tensors, turn, config.inference.batch_size)
-    if found is not None:
-        solver.start_from(found.stitched.canvas, found.origin)
+def learn(
+    tensors: ScanTensors, state: ReconstructionState, generator: Generator | None, config: Config, observer: Observer
+) -> ReconstructionState:
+    """Improve the state of one scan from the object that ``generator`` makes of it, or from a transparent one if None.
+
+    Returns:
+        The state with the probe and the positions found; its object is that of ``state``.
+    """
+    found = state if generator is None else _predict(tensors, state, generator, config, observer)
+    if config.training.intensity_scale_trainable and generator is not None:
+        found = replace(found, probe=found.probe * _photon_scale(tensors, found, config.inference.batch_size))
+    if not (config.training.probe_trainable or config.training.positions_trainable) or observer.should_stop():
+        return replace(state, probe=found.probe)
+    turn = _turn_of(config, first=generator is None)
     deviances: list[float] = []
 
     def listen(epoch: int, deviance: float) -> bool:
@@ -182,17 +176,16 @@ def learn(tensors: ScanTensors, generator: Generator | None, config: Config, obs
         return observer.should_stop()
 
     with torch.no_grad():
-        unknowns = solver.run(listen)
-    moved = solver.displacements.cpu().numpy().astype(np.float64)
-    probe = unknowns.probe.clone() if wanted.probe_trainable else tensors.probe
-    tensors.adopt(probe, tensors.positions + moved if wanted.positions_trainable else tensors.positions)
+        refined = Solver(tensors, found, turn, config.inference.batch_size).run(listen)
+    moved = refined.positions.cpu().numpy() - tensors.scan.positions
     logger.info(
         '%s: deviance per pixel %.3f to %.3f; the learned positions are %.2f px (rms) from the given ones.',
         tensors.scan.name,
         deviances[0],
         deviances[-1],
-        math.sqrt(float(np.square(tensors.positions - tensors.scan.positions).sum(axis=1).mean())),
+        math.sqrt(float(np.square(moved).sum(axis=1).mean())),
     )
+    return replace(state, probe=refined.probe, positions=refined.positions)
 
 
 def _turn_of(config: Config, *, first: bool) -> RefinementConfig:
@@ -212,18 +205,17 @@ def _turn_of(config: Config, *, first: bool) -> RefinementConfig:
     )
 
 
-def _object_by(generator: Generator, tensors: ScanTensors, config: Config, observer: Observer) -> Object:
-    """What the network makes of a scan, in as many steps as it is trained for."""
+def _predict(
+    tensors: ScanTensors, state: ReconstructionState, generator: Generator, config: Config, observer: Observer
+) -> ReconstructionState:
+    """Return the state with the object of the network, in as many steps as it is trained for."""
     steps = min(steps_of(generator, 0), config.model.steps)
     settings = config.inference.model_copy(update={'window_size': 0})
-    rounds = rounds_of(tensors, generator, config.data.group_size, settings)
-    report = Report(_OnlyStop(observer), len(rounds) * steps, tensors.scan.object_shape, 0)
+    windows = windows_of(state, generator, config.data.group_size, settings)
+    progress = ProgressReporter(_OnlyStop(observer), len(windows) * steps, tensors.scan.object_shape, 0)
     # A copy: it may be wanted on another device, and is not to notice that it was used.
     copied = deepcopy(generator).to(tensors.device).eval()
-    stitched = Predictor(tensors, copied, rounds, steps, settings, report).predict()
-    origin, _ = tensors.extent(np.arange(tensors.scan.size))
-    # A tensor born in inference mode may not enter a computation that is differentiated.
-    return Object(Stitched(stitched.canvas.clone(), stitched.coverage.clone()), origin)
+    return Predictor(tensors, state, copied, windows, steps, settings.batch_size, progress).predict()
 
 
 class _OnlyStop(SilentObserver):
@@ -236,15 +228,14 @@ class _OnlyStop(SilentObserver):
         return self._observer.should_stop()
 
 
-def _photon_scale(tensors: ScanTensors, found: Object, batch_size: int) -> float:
-    """Factor of the probe that fits the amplitudes simulated with an object to the measured ones best."""
+def _photon_scale(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> float:
+    """Return the factor of the probe at which the simulated amplitudes fit the measured ones best."""
     product = square = 0.0
-    everything = np.arange(tensors.scan.size)
     with torch.no_grad():
-        for chunk in np.array_split(everything, max(1, math.ceil(everything.size / batch_size))):
-            frames = tensors.frames(chunk, found.origin)
-            expected = simulate(found.stitched.canvas[None], frames.probes, frames.patch_origins)
-            model = torch.sqrt(expected + AMPLITUDE_EPS) * frames.good_pixels
-            product += float((model * frames.amplitudes).sum(dtype=torch.float64))
+        for chunk in np.array_split(np.arange(tensors.size), math.ceil(tensors.size / batch_size)):
+            batch = tensors.batch(state, chunk)
+            simulation = simulate(state.object_array[None], batch.probes, batch.patch_origins)
+            model = simulation.amplitudes * batch.good_pixels
+            product += float((model * batch.amplitudes).sum(dtype=torch.float64))
             square += float(model.square().sum(dtype=torch.float64))
     return product / square

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..errors import TrainingError
 from ..observer import Observer
 from ..types import LossRecord
-from .batches import Batch, TrainingBatches
+from .batches import TrainingBatch, TrainingBatches
 from .module import VALIDATION_LOSS
 from .precision import ScaledPrecision
 from .state import Course, Judge, Weights
@@ -131,7 +131,7 @@ class CourseCallback(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,  # noqa: ANN401 - Lightning's own type
-        batch: Batch | None,
+        batch: TrainingBatch | None,
         batch_idx: int,
     ) -> None:
         """Report progress; stop if asked. Batches that were learned before the run was stopped come as None."""
@@ -182,7 +182,7 @@ class RestoreCallback(pl.Callback):
         self._batch = batch
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Restore before the first batch that is learned."""
         self._once(trainer)
@@ -192,7 +192,7 @@ class RestoreCallback(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,  # noqa: ANN401 - Lightning's own type
-        batch: Batch | None,
+        batch: TrainingBatch | None,
         batch_idx: int,
     ) -> None:
         """Restore after the last batch that is skipped: the validation may come next."""

@@ -14,10 +14,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..config import Config
-from ..data.grouping import split_positions
-from ..data.tensors import ScanTensors
+from ..data.grouping import hold_out_positions
 from ..errors import ConfigurationError
-from .batches import Batch, TrainingBatches, ValidationBatches
+from .batches import TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
 
 PATTERNS_PER_STEP = 64
 """Patterns in one optimiser step where the batch size is left to the package."""
@@ -36,7 +35,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
         should_stop: asked between validation batches, so that a run that shall stop does not finish them first.
     """
 
-    def __init__(self, scans: Sequence[ScanTensors], config: Config, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, scans: Sequence[TrainingScan], config: Config, should_stop: Callable[[], bool]) -> None:
         super().__init__()
         self._execution = config.execution
         rng = np.random.default_rng(config.training.seed)
@@ -49,7 +48,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             scans, [held_out for _, held_out in parts], config.data.group_size, should_stop
         )
 
-    def train_dataloader(self) -> DataLoader[Batch | None]:
+    def train_dataloader(self) -> DataLoader[TrainingBatch | None]:
         """Batches of the epoch, the same ones in the same order for any number of loader processes."""
         options: dict[str, Any] = {}
         if self._execution.workers:
@@ -66,7 +65,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             self.training, batch_size=None, pin_memory=self._pins(), generator=torch.Generator(), **options
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[TrainingBatch]:
         """The validation windows, the same in every epoch; cut in this process, where the wish to stop is heard."""
         # A generator of their own: making an iterator draws a number, from the global one otherwise.
         return DataLoader(self.validation, batch_size=None, pin_memory=self._pins(), generator=torch.Generator())
@@ -98,7 +97,7 @@ def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:
 
 
 def _split(
-    scans: Sequence[ScanTensors], config: Config, rng: np.random.Generator
+    scans: Sequence[TrainingScan], config: Config, rng: np.random.Generator
 ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
     """Training and held-out positions of every scan.
 
@@ -107,8 +106,8 @@ def _split(
     """
     fraction = config.data.validation_fraction
     if not config.data.hold_out_scan:
-        return [split_positions(tensors.scan.size, fraction, rng) for tensors in scans]
+        return [hold_out_positions(scan.tensors.size, fraction, rng) for scan in scans]
     nothing = np.empty(0, dtype=np.int32)
-    everything = [np.arange(tensors.scan.size, dtype=np.int32) for tensors in scans[:-1]]
-    judged = split_positions(scans[-1].scan.size, fraction or JUDGED_SHARE, rng)
+    everything = [np.arange(scan.tensors.size, dtype=np.int32) for scan in scans[:-1]]
+    judged = hold_out_positions(scans[-1].tensors.size, fraction or JUDGED_SHARE, rng)
     return [*((all_of_it, nothing) for all_of_it in everything), judged]

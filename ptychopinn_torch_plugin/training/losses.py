@@ -1,30 +1,48 @@
-"""What training minimises: deep supervision of the unrolled steps, by patterns or by a reference object."""
+"""The losses of training: every estimate of the network is compared with the patterns or with a reference object."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..models.base import Descend, Generator, Measurement
-from ..physics.forward import AMPLITUDE_EPS, Frames, amplitude_descent, simulate
+from ..models.base import Generator, Measurement, ObjectUpdate
+from ..physics.forward import PatternBatch, Simulation, amplitude_update, simulate
 from ..physics.noise_models import DEVIANCES
 from ..physics.probe import illumination
-from .batches import Batch
+from .batches import TrainingBatch
 
 STEP_DECAY = 0.6
 """Weight of a step's loss relative to the next step's: all steps learn, the last one counts most."""
 
 
 def discounted_mean(losses: list[Tensor]) -> Tensor:
-    """Mean of the losses of the steps (scalars), first step first, each weighted ``STEP_DECAY`` times the next."""
+    """Return the mean of the losses of the steps (scalars), each weighted ``STEP_DECAY`` times the next one."""
     weights = [STEP_DECAY ** (len(losses) - 1 - step) for step in range(len(losses))]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum() / sum(weights)
 
 
-def pinn_training_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
-    """Self-supervised loss: every step's canvas is judged by the patterns it was made from.
+class _Physics:
+    """The object update of a batch; the simulation that it needed serves the loss as well."""
 
-    Where the physics of a further step simulates a canvas anyway, it is not simulated again for the loss.
+    def __init__(self, batch: PatternBatch) -> None:
+        self._batch = batch
+        self._latest: tuple[Tensor, Simulation] | None = None
+
+    def update(self, object_array: Tensor) -> Tensor:
+        """Return the object update at ``object_array``, ``(B, h, w)`` complex."""
+        update, simulation = amplitude_update(object_array, self._batch)
+        self._latest = object_array, simulation
+        return update
+
+    def simulate(self, object_array: Tensor) -> Simulation:
+        """Simulate the batch, or return the simulation of the latest update if it was made at ``object_array``."""
+        if self._latest is not None and self._latest[0] is object_array:
+            return self._latest[1]
+        return simulate(object_array, self._batch.probes, self._batch.patch_origins)
+
+
+def pinn_training_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+    """Compute the self-supervised loss: every estimate is compared with the patterns that it was made from.
 
     Args:
         generator: the network.
@@ -34,77 +52,76 @@ def pinn_training_loss(generator: Generator, batch: Batch, likelihood: str) -> T
     Returns:
         Scalar, dimensionless: 1 is the noise limit.
     """
-    frames = batch.inputs
-    judge = DEVIANCES[likelihood]
-    simulated: list[tuple[Tensor, Tensor]] = []
+    physics, patterns = _Physics(batch.inputs), batch.inputs
+    losses: list[Tensor] = []
 
-    def descend(canvas: Tensor) -> Tensor:
-        descent = amplitude_descent(canvas, frames)
-        simulated.append((canvas, descent.amplitudes))
-        return descent.direction
+    def add_loss(estimate: Tensor) -> None:
+        amplitudes = physics.simulate(estimate).amplitudes
+        losses.append(DEVIANCES[likelihood](amplitudes, patterns.amplitudes, patterns.good_pixels))
 
-    canvases = _unroll(generator, descend, batch)
-    known = {id(canvas): amplitudes for canvas, amplitudes in simulated}
-    amplitudes = [
-        known[id(canvas)] if id(canvas) in known else _model_amplitudes(canvas, frames) for canvas in canvases
-    ]
-    return discounted_mean([judge(each, frames.amplitudes, frames.good_pixels) for each in amplitudes])
+    previous: Tensor | None = None
+    for estimate in generator.unroll(_measurement(batch, physics.update)):
+        # One step late: by then the network has taken the update at this estimate, which simulates it.
+        if previous is not None:
+            add_loss(previous)
+        previous = estimate
+    if previous is not None:
+        add_loss(previous)
+    return discounted_mean(losses)
 
 
-def pinn_validation_loss(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
-    """Deviance of held-out patterns, predicted from the canvas that their neighbours gave.
+def pinn_validation_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+    """Compute the deviance of held-out patterns, simulated from the object that their neighbours gave.
 
     Args:
         generator: the network.
-        batch: groups; ``inputs`` are the positions that make the canvas, ``scored`` the held-out ones.
+        batch: groups; ``inputs`` are the positions that make the object, ``scored`` the held-out ones.
         likelihood: name in :data:`~ptychopinn_torch_plugin.physics.noise_models.DEVIANCES`.
 
     Returns:
         Scalar, dimensionless, per measured pixel.
     """
-    canvas = _unroll(generator, lambda canvas: amplitude_descent(canvas, batch.inputs).direction, batch)[-1]
-    judged = batch.scored
-    return DEVIANCES[likelihood](_model_amplitudes(canvas, judged), judged.amplitudes, judged.good_pixels)
+    estimate = _estimates(generator, batch)[-1]
+    scored = batch.scored
+    simulation = simulate(estimate, scored.probes, scored.patch_origins)
+    return DEVIANCES[likelihood](simulation.amplitudes, scored.amplitudes, scored.good_pixels)
 
 
-def supervised_loss(generator: Generator, batch: Batch) -> Tensor:
-    """Real-space loss of every step's canvas against the reference object; a scalar.
+def supervised_loss(generator: Generator, batch: TrainingBatch) -> Tensor:
+    """Compute the real-space loss of every estimate against the reference object; a scalar.
 
     Args:
         generator: the network.
         batch: groups with a reference.
 
     Returns:
-        Squared error over the power of the reference, weighted by the illumination of the judged positions. A
-        constant complex factor is fitted away: no pattern fixes the phase, and the probe takes the scale.
+        Squared error over the power of the reference, weighted by the illumination of the scored positions. The best
+        constant complex factor is applied first: no pattern fixes the phase, and the probe takes the scale.
     """
-    frames = batch.inputs
     shape = (batch.reference.shape[-2], batch.reference.shape[-1])
     weight = illumination(batch.scored.probes, batch.scored.patch_origins, shape)
     weight = weight / weight.amax(dim=(-2, -1), keepdim=True)
-    losses = [
-        _relative_error(canvas, batch.reference, weight)
-        for canvas in _unroll(generator, lambda canvas: amplitude_descent(canvas, frames).direction, batch)
-    ]
-    return discounted_mean(losses)
+    return discounted_mean(
+        [_relative_error(estimate, batch.reference, weight) for estimate in _estimates(generator, batch)]
+    )
 
 
-def _unroll(generator: Generator, descend: Descend, batch: Batch) -> list[Tensor]:
+def _estimates(generator: Generator, batch: TrainingBatch) -> list[Tensor]:
+    return list(generator.unroll(_measurement(batch, _Physics(batch.inputs).update)))
+
+
+def _measurement(batch: TrainingBatch, update: ObjectUpdate) -> Measurement:
     start = torch.ones_like(batch.reference)
     shape = (start.shape[-2], start.shape[-1])
     photons = illumination(batch.inputs.probes, batch.inputs.patch_origins, shape)
-    return list(generator.unroll(Measurement(descend, (batch.inputs,), start, photons)))
+    return Measurement(update, (batch.inputs,), start, photons)
 
 
-def _model_amplitudes(canvas: Tensor, frames: Frames) -> Tensor:
-    return torch.sqrt(simulate(canvas, frames.probes, frames.patch_origins) + AMPLITUDE_EPS)
-
-
-def _relative_error(canvas: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
+def _relative_error(estimate: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
     def product(a: Tensor, b: Tensor) -> Tensor:
         return (weight * a.conj() * b).sum(dim=(-2, -1), keepdim=True)
 
-    factor = product(canvas, reference) / product(canvas, canvas).real.clamp_min(1e-12)
-    difference = factor * canvas - reference
+    factor = product(estimate, reference) / product(estimate, estimate).real.clamp_min(1e-12)
+    difference = factor * estimate - reference
     error = product(difference, difference).real / product(reference, reference).real.clamp_min(1e-12)
     return error.mean()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import TrainingError
 from ..models.registry import build_generator
-from .batches import Batch
+from .batches import TrainingBatch
 from .losses import pinn_training_loss, pinn_validation_loss, supervised_loss
 from .precision import lower_convolutions
 from .schedules import Schedule, lightning_form, make_optimizer, make_schedule
@@ -30,7 +30,7 @@ class PtychoPINNModule(pl.LightningModule):
         lower_convolutions(self.generator, config)
         self.schedule: Schedule | None = None
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
         """Loss of one batch.
 
         Raises:
@@ -46,7 +46,7 @@ class PtychoPINNModule(pl.LightningModule):
         self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(batch.reference))
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: TrainingBatch, batch_index: int) -> None:
         """Log the loss on held-out positions.
 
         Raises:

@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config, InferenceConfig
-from ..data.tensors import ScanTensors
-from ..engines.network import Predictor, rounds_of
-from ..engines.progress import Report
+from ..engines.network import Predictor, windows_of
+from ..engines.progress import ProgressReporter
 from ..models.base import Generator
 from ..observer import SilentObserver
+from .batches import TrainingScan
 
 
-def draw_scan(tensors: ScanTensors, generator: Generator, config: Config) -> npt.NDArray[np.uint8]:
+def draw_scan(scan: TrainingScan, generator: Generator, config: Config) -> npt.NDArray[np.uint8]:
     """Reconstruct a scan with as many steps as in training, no refinement, and draw it.
 
     Takes about as long as the forward passes of one epoch.
 
     Args:
-        tensors: the scan on its device.
+        scan: the scan on its device.
         generator: the network on the same device, in evaluation mode.
         config: the configuration that it was trained with.
 
@@ -30,11 +30,11 @@ def draw_scan(tensors: ScanTensors, generator: Generator, config: Config) -> npt
         Grey image, see :func:`grey_picture`.
     """
     settings = InferenceConfig(batch_size=config.inference.batch_size, preview_interval=0)
-    rounds = rounds_of(tensors, generator, config.data.group_size, settings)
+    windows = windows_of(scan.state, generator, config.data.group_size, settings)
     steps = min(config.model.steps, generator.most_steps or config.model.steps)
-    report = Report(SilentObserver(), len(rounds) * steps, tensors.scan.object_shape, 0)
-    stitched = Predictor(tensors, generator, rounds, steps, settings, report).predict()
-    return grey_picture(stitched.canvas.cpu().numpy())
+    progress = ProgressReporter(SilentObserver(), len(windows) * steps, scan.tensors.scan.object_shape, 0)
+    predictor = Predictor(scan.tensors, scan.state, generator, windows, steps, settings.batch_size, progress)
+    return grey_picture(predictor.predict().object_array.cpu().numpy())
 
 
 def grey_picture(object_array: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from ..config import Config
 from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
 from ..data.subsampling import select_subsample
-from ..data.tensors import ScanTensors
+from ..data.tensors import ScanTensors, initial_state
 from ..engines.devices import select_device, use_threads
 from ..errors import ConfigurationError, InputError, TrainingError
 from ..observer import Observer, SilentObserver
@@ -35,7 +35,8 @@ from ..storage.model_file import (
     package_versions,
     save_model,
 )
-from ..types import LossRecord
+from ..types import LossRecord, ReconstructionState
+from .batches import TrainingScan
 from .calibration import Unknowns, UnknownsCallback, first_probe, learns_unknowns
 from .callbacks import CourseCallback, EpochCallback, GradientCallback, LoaderCallback, RestoreCallback
 from .checkpoints import Checkpoints
@@ -126,11 +127,11 @@ class _Run:
                 'or a scale that are learned with the network; set it to 0, or switch "Learn the probe" off.'
             )
         device = torch.device('cpu') if loads_apart else self._device
-        self._tensors = [ScanTensors(scan, device, scale=config.probe.scale) for scan in scans]
-        self._data = PtychoPINNDataModule(self._tensors, config, observer.should_stop)
+        self._training_scans = [_training_scan(scan, device, config) for scan in scans]
+        self._data = PtychoPINNDataModule(self._training_scans, config, observer.should_stop)
         self._judge = Judge.of(config, has_validation=len(self._data.validation) > 0)
         self._module = PtychoPINNModule(config)
-        self._unknowns = Unknowns(self._tensors, config) if learns_unknowns(config) else None
+        self._unknowns = Unknowns(self._training_scans, config) if learns_unknowns(config) else None
         if self._unknowns is not None:
             self._module.add_module('unknowns', self._unknowns)
         self._fingerprint = Fingerprint.of(config, scans)
@@ -233,14 +234,12 @@ class _Run:
         picture = self._picture() if self._log.wants_picture and self._course.is_finished else None
         self._log.result(self.model_path, picture)
 
-    def _tensors_of_first(self) -> ScanTensors:
-        return ScanTensors(self._scans[0], self._device, scale=self._config.probe.scale)
-
     def _picture(self) -> Image:
-        first = self._tensors[0]
-        on_device = first if first.device == self._device else self._tensors_of_first()
+        first = self._training_scans[0]
+        if first.tensors.device != self._device:
+            first = _training_scan(self._scans[0], self._device, self._config)
         generator = load_model(self.model_path).build().to(self._device)
-        return draw_scan(on_device, generator, self._config)
+        return draw_scan(first, generator, self._config)
 
     def _machinery(self, trainer: pl.Trainer) -> Machinery:
         return Machinery(trainer, self._module, self._module.schedule)
@@ -267,7 +266,7 @@ class _Run:
 
     def _save(self, path: Path, weights: Weights, *, history: Sequence[LossRecord] | None = None) -> None:
         history = self._course.history if history is None else history
-        save_model(path, _trained_model(self._config, self._scans, self._tensors[0], weights, history))
+        save_model(path, _trained_model(self._config, self._scans, self._training_scans[0].state, weights, history))
 
 
 def _is_of_a_loader(error: Exception) -> bool:
@@ -294,6 +293,11 @@ def _algorithms(*, deterministic: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = before[2]
+
+
+def _training_scan(scan: RawScan, device: torch.device, config: Config) -> TrainingScan:
+    tensors = ScanTensors(scan, device)
+    return TrainingScan(tensors, initial_state(tensors, scale=config.probe.scale))
 
 
 def _refuse_flat(scan: RawScan) -> None:
@@ -352,7 +356,7 @@ def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModu
 def _trained_model(
     config: Config,
     scans: Sequence[RawScan],
-    first: ScanTensors,
+    first: ReconstructionState,
     weights: Weights,
     history: Sequence[LossRecord],
 ) -> TrainedModel:

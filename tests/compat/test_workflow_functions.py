@@ -393,14 +393,15 @@ def test_sequential_anchors_go_through_the_scan_from_epoch_to_epoch(small_scan: 
     import torch
 
     from ptychopinn_torch_plugin.config import DataConfig
-    from ptychopinn_torch_plugin.data.tensors import ScanTensors
-    from ptychopinn_torch_plugin.training.batches import TrainingBatches
+    from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
+    from ptychopinn_torch_plugin.training.batches import TrainingBatches, TrainingScan
 
     tensors = ScanTensors(small_scan[0], torch.device('cpu'))
     config = DataConfig(group_size=1, neighbor_count=0, groups_per_epoch=6, sequential_sampling=True)
-    batches = TrainingBatches([tensors], [np.arange(10)], config, batch_size=6, seed=0)
+    scan = TrainingScan(tensors, initial_state(tensors))
+    batches = TrainingBatches([scan], [np.arange(10)], config, batch_size=6, seed=0)
     anchors = []
     for epoch in (0, 1):
         batches.epoch = epoch
-        anchors.append(batches._container(0, np.random.default_rng(0)).nn_indices[:, 0].tolist())
+        anchors.append(batches.groups(0, np.random.default_rng(0))[:, 0].tolist())
     assert anchors == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 0, 1]]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptychopinn_torch_plugin.data.grouping import compact_windows, draw_groups, nearest_neighbours, split_positions
+from ptychopinn_torch_plugin.data.grouping import compact_windows, draw_groups, hold_out_positions, nearest_neighbours
 from ptychopinn_torch_plugin.errors import InputError
 
 
@@ -123,7 +123,7 @@ def test_indices_outside_the_scan_are_refused(wrong: list[float]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 300), fraction=st.floats(0.0, 0.999), seed=st.integers(0, 3))
 def test_a_split_is_a_partition(n: int, fraction: float, seed: int) -> None:
-    training, validation = split_positions(n, fraction, np.random.default_rng(seed))
+    training, validation = hold_out_positions(n, fraction, np.random.default_rng(seed))
     assert sorted([*training.tolist(), *validation.tolist()]) == list(range(n))
     assert training.tolist() == sorted(training.tolist())
     assert validation.tolist() == sorted(validation.tolist())
@@ -132,14 +132,14 @@ def test_a_split_is_a_partition(n: int, fraction: float, seed: int) -> None:
 
 
 def test_nothing_is_held_out_where_nothing_is_asked_for() -> None:
-    assert split_positions(100, 0.0, np.random.default_rng(0))[1].size == 0
-    assert split_positions(8, 0.05, np.random.default_rng(0))[1].size == 0
+    assert hold_out_positions(100, 0.0, np.random.default_rng(0))[1].size == 0
+    assert hold_out_positions(8, 0.05, np.random.default_rng(0))[1].size == 0
 
 
 @pytest.mark.parametrize(('n', 'fraction'), [(0, 0.1), (5, 1.0), (5, -0.1), (5, float('nan'))])
 def test_impossible_splits_are_refused(n: int, fraction: float) -> None:
     with pytest.raises(InputError):
-        split_positions(n, fraction, np.random.default_rng(0))
+        hold_out_positions(n, fraction, np.random.default_rng(0))
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,13 +13,16 @@ import torch
 
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
-from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
+from ptychopinn_torch_plugin.engines.network import Predictor
 from ptychopinn_torch_plugin.errors import ConfigurationError
 from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.storage.model_file import load_model
+from ptychopinn_torch_plugin.training.batches import TrainingScan
 from ptychopinn_torch_plugin.training.calibration import Unknowns, learn
 from ptychopinn_torch_plugin.training.run import train
+from ptychopinn_torch_plugin.types import ReconstructionState
 from tests.helpers.scans import make_scan
 
 CPU = torch.device('cpu')
@@ -34,6 +37,11 @@ def small(**training: object) -> Config:
             | {'probe_trainable': False, **training},
         }
     )
+
+
+def in_training(scan: RawScan) -> TrainingScan:
+    tensors = ScanTensors(scan, CPU)
+    return TrainingScan(tensors, initial_state(tensors))
 
 
 def overlap(a: npt.NDArray[np.complexfloating], b: npt.NDArray[np.complexfloating]) -> float:
@@ -63,12 +71,13 @@ def test_a_wrong_probe_is_found_and_goes_into_the_model(tmp_path: Path) -> None:
 def test_wrong_positions_are_found_and_do_not_drift_together() -> None:
     scan, _ = make_scan(rows=9)
     errors = np.random.default_rng(3).uniform(-0.8, 0.8, scan.positions.shape)
-    moved = ScanTensors(replace(scan, positions=scan.positions + errors), CPU)
-    learn(moved, None, small(positions_trainable=True), SilentObserver())
-    left = moved.positions - scan.positions
+    moved = in_training(replace(scan, positions=scan.positions + errors))
+    state = learn(moved.tensors, moved.state, None, small(positions_trainable=True), SilentObserver())
+    found = state.positions.numpy()
+    left = found - scan.positions
     before, after = (np.std(one - one.mean(axis=0)) for one in (errors, left))
     assert after < 0.4 * before
-    displacement = moved.positions - moved.scan.positions
+    displacement = found - scan.positions - errors
     assert np.abs(displacement.mean(axis=0)).max() < 1e-3
 
 
@@ -77,11 +86,11 @@ def test_a_later_turn_begins_from_the_object_of_the_network() -> None:
     config = small(probe_trainable=True)
     torch.manual_seed(0)
     generator = build_generator(config.model)
-    tensors = ScanTensors(curved(scan, 150.0), CPU)
-    overlaps = [overlap(tensors.probe.numpy(), scan.probe)]
+    wrong = in_training(curved(scan, 150.0))
+    overlaps = [overlap(wrong.state.probe.numpy(), scan.probe)]
     for _ in range(4):
-        learn(tensors, generator, config, SilentObserver())
-        overlaps.append(overlap(tensors.probe.numpy(), scan.probe))
+        wrong.state = learn(wrong.tensors, wrong.state, generator, config, SilentObserver())
+        overlaps.append(overlap(wrong.state.probe.numpy(), scan.probe))
     assert overlaps[-1] > 0.95
     assert overlaps[1] > overlaps[0]
 
@@ -92,37 +101,34 @@ def test_the_photon_scale_is_that_of_the_network(monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     generator = build_generator(config.model.model_copy(update={'steps': 20}))
     tensors = ScanTensors(scan, CPU)
-    right = tensors.probe.clone()
-    tensors.adopt(right * 0.5, tensors.positions)
-    # The network is made to answer with objects of the right scale only: half the probe is then half the amplitudes.
-    found = ScanTensors(scan, CPU)
-    monkeypatch.setattr(
-        'ptychopinn_torch_plugin.training.calibration.Predictor',
-        lambda tensors, *others: _predictor()(found, *others),
-    )
-    learn(tensors, generator, config, SilentObserver())
-    assert float(tensors.probe.abs().square().sum() / right.abs().square().sum()) == pytest.approx(1.0, abs=0.05)
+    right = initial_state(tensors)
+    wrong = replace(right, probe=right.probe * 0.5)
 
+    # The network returns an object of the right scale: half the probe then gives half the amplitudes.
+    whole = Predictor.predict
 
-def _predictor() -> type:
-    from ptychopinn_torch_plugin.engines.network import Predictor
+    def predict(self: Predictor) -> ReconstructionState:
+        self._state = right
+        return replace(whole(self), probe=wrong.probe)
 
-    return Predictor
+    monkeypatch.setattr(Predictor, 'predict', predict)
+    found = learn(tensors, wrong, generator, config, SilentObserver())
+    assert float(found.probe.abs().square().sum() / right.probe.abs().square().sum()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_what_was_learned_is_part_of_the_state_and_comes_back_with_it() -> None:
     scan, _ = make_scan()
     config = small(probe_trainable=True, positions_trainable=True)
-    first = ScanTensors(scan, CPU)
+    first = in_training(scan)
     learned = Unknowns([first], config)
     learned.learn(None, SilentObserver())
-    state = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
-    second = ScanTensors(scan, CPU)
+    values = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    second = in_training(scan)
     parent = torch.nn.ModuleDict({'unknowns': Unknowns([second], config)})
-    parent.load_state_dict({f'unknowns.{name}': tensor for name, tensor in state.items()})
-    assert not np.array_equal(second.positions, scan.positions)
-    assert torch.equal(second.probe, first.probe)
-    assert np.array_equal(second.positions, first.positions)
+    parent.load_state_dict({f'unknowns.{name}': tensor for name, tensor in values.items()})
+    assert not np.array_equal(second.state.positions.numpy(), scan.positions)
+    assert torch.equal(second.state.probe, first.state.probe)
+    assert torch.equal(second.state.positions, first.state.positions)
     assert np.array_equal(second.patch_origins, first.patch_origins)
 
 

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The losses of training."""
 
 from __future__ import annotations
 
@@ -9,62 +9,60 @@ import torch
 from torch import Tensor
 
 from ptychopinn_torch_plugin.config import DataConfig
-from ptychopinn_torch_plugin.data.tensors import ScanTensors
+from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.models.base import Generator, Measurement
-from ptychopinn_torch_plugin.physics import forward
+from ptychopinn_torch_plugin.physics.forward import Simulation, simulate
 from ptychopinn_torch_plugin.physics.noise_models import DEVIANCES
 from ptychopinn_torch_plugin.training import losses as objective
-from ptychopinn_torch_plugin.training.batches import Batch, TrainingBatches
+from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingBatches, TrainingScan
 from ptychopinn_torch_plugin.training.losses import discounted_mean, pinn_training_loss, supervised_loss
 from tests.helpers.scans import make_scan
 
 
 class Scripted(Generator):
-    """Yields given canvases; looks at the physics of some of them."""
+    """Yields given estimates; then takes the update at some of them, as the first part of the next step."""
 
     default_steps = 3
 
-    def __init__(self, factors: tuple[float, ...], looked_at: tuple[int, ...]) -> None:
+    def __init__(self, factors: tuple[float, ...], updated_at: tuple[int, ...]) -> None:
         super().__init__()
         self.factors = factors
-        self.looked_at = looked_at
+        self.updated_at = updated_at
 
     def window_size(self, asked: int, trained: int) -> int:
         return asked or trained
 
     def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
-        measured.descend(measured.start)
+        measured.update(measured.start)
         for number, factor in enumerate(self.factors):
-            canvas = measured.start * factor
-            if number in self.looked_at:
-                measured.descend(canvas)
-            yield canvas
+            estimate = measured.start * factor
+            yield estimate
+            if number in self.updated_at:
+                measured.update(estimate)
 
 
-def batch_of(*, known_object: bool = False) -> Batch:
+def batch_of(*, known_object: bool = False) -> TrainingBatch:
     scan, _ = make_scan(known_object=known_object)
     tensors = ScanTensors(scan, torch.device('cpu'))
     config = DataConfig(group_size=4, neighbor_count=6)
-    batch = next(iter(TrainingBatches([tensors], [torch.arange(scan.size).numpy()], config, 2, 0)))
+    training_scan = TrainingScan(tensors, initial_state(tensors))
+    batch = next(iter(TrainingBatches([training_scan], [torch.arange(scan.size).numpy()], config, 2, 0)))
     assert batch is not None
     return batch
 
 
 @pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
-def test_every_yielded_canvas_is_judged_once_whether_physics_saw_it_or_not(
-    likelihood: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_estimate_counts_once_and_is_simulated_once(likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, simulated = batch_of(), []
 
-    def counted(*arguments: Tensor) -> Tensor:
+    def counted(*arguments: Tensor) -> Simulation:
         simulated.append(1)
         return simulate(*arguments)
 
-    simulate = forward.simulate
     monkeypatch.setattr(objective, 'simulate', counted)
     factors = (0.7, 0.9, 1.0)
     losses = [
-        float(pinn_training_loss(Scripted(factors, looked_at), batch, likelihood)) for looked_at in ((), (0, 1), (1,))
+        float(pinn_training_loss(Scripted(factors, updated_at), batch, likelihood)) for updated_at in ((), (0, 1), (1,))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)
@@ -73,13 +71,13 @@ def test_every_yielded_canvas_is_judged_once_whether_physics_saw_it_or_not(
     assert losses[0] == pytest.approx(float(discounted_mean(singles)), rel=1e-5)
 
 
-def test_later_canvases_count_more() -> None:
+def test_later_estimates_count_more() -> None:
     one, nothing = torch.tensor(1.0), torch.tensor(0.0)
     assert float(discounted_mean([nothing, one])) > float(discounted_mean([one, nothing]))
     assert float(discounted_mean([one, one, one])) == pytest.approx(1.0)
 
 
-def test_the_supervised_loss_forgives_a_complex_factor_and_nothing_else() -> None:
+def test_the_supervised_loss_ignores_a_complex_factor_and_nothing_else() -> None:
     batch = batch_of(known_object=True)
 
     class Answer(Scripted):

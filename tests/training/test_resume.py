@@ -24,7 +24,7 @@ from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.errors import ConfigurationError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
 from ptychopinn_torch_plugin.storage.model_file import load_model
-from ptychopinn_torch_plugin.training.batches import Batch
+from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY, RESUME_FILE
 from ptychopinn_torch_plugin.training.run import train
@@ -343,7 +343,7 @@ def test_numbers_that_go_wrong_leave_the_last_good_model(
 ) -> None:
     calls: list[int] = []
 
-    def spoiled(generator: Generator, batch: Batch, *rest: object) -> Tensor:
+    def spoiled(generator: Generator, batch: TrainingBatch, *rest: object) -> Tensor:
         calls.append(1)
         loss: Tensor = pinn_training_loss(generator, batch, *rest)  # type: ignore[arg-type]
         if len(calls) < BATCHES + 3:

@@ -19,7 +19,7 @@ from ptychopinn_torch_plugin.engines.pipeline import reconstruct
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
 from ptychopinn_torch_plugin.storage.model_file import load_model
-from ptychopinn_torch_plugin.training.batches import Batch
+from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.training.run import train
 from tests.helpers.fault_report import Ledger
@@ -73,11 +73,11 @@ def test_the_log_holds_every_epoch(tmp_path: Path) -> None:
 
 def test_held_out_patterns_are_never_trained_on(tmp_path: Path) -> None:
     """Spoil the held-out patterns: the training loss stays, the validation loss goes up."""
-    from ptychopinn_torch_plugin.data.grouping import split_positions
+    from ptychopinn_torch_plugin.data.grouping import hold_out_positions
 
     scan, _ = make_scan()
     config = small(data={'validation_fraction': 0.2}, training={'epochs': 1})
-    _, held_out = split_positions(scan.size, 0.2, np.random.default_rng(config.training.seed))
+    _, held_out = hold_out_positions(scan.size, 0.2, np.random.default_rng(config.training.seed))
     counts = scan.counts.copy()
     counts[held_out] = counts[held_out][:, ::-1]
     records: list[tuple[float, float]] = []
@@ -120,7 +120,7 @@ def test_supervised_refuses_a_flat_reference(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def spoiled(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
+    def spoiled(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
         calls.append(1)
         return pinn_training_loss(generator, batch, likelihood) * (float('nan') if len(calls) == 5 else 1.0)
 
@@ -135,7 +135,7 @@ def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkey
     """Validation is made to get worse after the second epoch: the file holds that epoch's weights, and all losses."""
     epoch_losses = iter([3.0, 1.0, 2.0, 5.0])
 
-    def judged(generator: Generator, batch: Batch, likelihood: str) -> Tensor:
+    def judged(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
         return torch.tensor(losses[0])
 
     losses = [0.0]
@@ -204,7 +204,9 @@ def test_batches_may_be_accumulated(tmp_path: Path) -> None:
             training={'batch_size': batch_size, 'accumulate': accumulate, 'epochs': 1, 'scheduler': 'constant'},
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('ptychopinn_torch_plugin.models.augmentation.Turn.random', classmethod(lambda cls: cls()))
+            patch.setattr(
+                'ptychopinn_torch_plugin.models.augmentation.Augmentation.random', classmethod(lambda cls: cls())
+            )
             weights.append(load_model(train([scan], config, tmp_path / str(accumulate))).weights)
     assert all(np.allclose(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6) for name in weights[0])
 
