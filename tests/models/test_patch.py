@@ -8,19 +8,19 @@ import torch
 
 from ptychopinn_torch_plugin.config import Config, ModelConfig, parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
-from ptychopinn_torch_plugin.data.tensors import ScanTensors
-from ptychopinn_torch_plugin.engines.network import Predictor, rounds_of, steps_of
-from ptychopinn_torch_plugin.engines.progress import Report
-from ptychopinn_torch_plugin.engines.stitching import Stitched
+from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
+from ptychopinn_torch_plugin.engines.network import Predictor, steps_of, windows_of
+from ptychopinn_torch_plugin.engines.progress import ProgressReporter
 from ptychopinn_torch_plugin.errors import ConfigurationError
 from ptychopinn_torch_plugin.models.base import Measurement
 from ptychopinn_torch_plugin.models.patch import AMPLITUDES, PatchGenerator
 from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
-from ptychopinn_torch_plugin.physics.forward import amplitude_descent
+from ptychopinn_torch_plugin.physics.forward import amplitude_update
 from ptychopinn_torch_plugin.physics.probe import illumination
-from ptychopinn_torch_plugin.training.batches import Batch, TrainingBatches
+from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingBatches, TrainingScan
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
+from ptychopinn_torch_plugin.types import ReconstructionState
 from tests.helpers.scans import make_scan, phase_and_scale_free_error
 
 CPU = torch.device('cpu')
@@ -42,45 +42,48 @@ def made(**model: object) -> PatchGenerator:
     return generator
 
 
-def groups(scan: RawScan, count: int = 3) -> Batch:
+def groups(scan: RawScan, count: int = 3) -> TrainingBatch:
     config = patch_config().data
-    batches = TrainingBatches([ScanTensors(scan, CPU)], [torch.arange(scan.size).numpy()], config, count, 0)
+    tensors = ScanTensors(scan, CPU)
+    training = TrainingScan(tensors, initial_state(tensors))
+    batches = TrainingBatches([training], [torch.arange(scan.size).numpy()], config, count, 0)
     batch = next(iter(batches))
     assert batch is not None
     return batch
 
 
-def measurement(batch: Batch) -> Measurement:
-    frames = batch.inputs
+def measurement(batch: TrainingBatch) -> Measurement:
+    patterns = batch.inputs
     start = torch.ones_like(batch.reference)
-    light = illumination(frames.probes, frames.patch_origins, (start.shape[-2], start.shape[-1]))
-    return Measurement(lambda canvas: amplitude_descent(canvas, frames).direction, (frames,), start, light)
+    light = illumination(patterns.probes, patterns.patch_origins, (start.shape[-2], start.shape[-1]))
+    return Measurement(lambda estimate: amplitude_update(estimate, patterns)[0], (patterns,), start, light)
 
 
-def predicted(scan: RawScan, generator: PatchGenerator, **inference: object) -> Stitched:
+def predicted(scan: RawScan, generator: PatchGenerator, **inference: object) -> ReconstructionState:
     tensors = ScanTensors(scan, CPU)
+    state = initial_state(tensors)
     config = parse_config({'inference': inference}).inference
-    rounds = rounds_of(tensors, generator, 4, config)
-    report = Report(SilentObserver(), len(rounds), scan.object_shape, 0)
-    return Predictor(tensors, generator.eval(), rounds, 1, config, report).predict()
+    windows = windows_of(state, generator, 4, config)
+    progress = ProgressReporter(SilentObserver(), len(windows), scan.object_shape, 0)
+    return Predictor(tensors, state, generator.eval(), windows, 1, config.batch_size, progress).predict()
 
 
 def spoil(generator: PatchGenerator, seed: int = 5) -> None:
-    """Weights that say something, as those of a trained network."""
+    """Set weights that are not zero, as those of a trained network."""
     torch.manual_seed(seed)
     with torch.no_grad():
         generator.network.head.weight.normal_(std=0.3)
 
 
 @pytest.mark.parametrize('name', sorted(AMPLITUDES))
-def test_activations_leave_the_guess_alone_at_zero_and_keep_amplitudes(name: str) -> None:
+def test_activations_map_zero_to_one_and_are_monotonic(name: str) -> None:
     assert float(AMPLITUDES[name](torch.zeros(()))) == pytest.approx(1.0, abs=1e-6)
     within = AMPLITUDES[name](torch.linspace(-1, 1, 50))
     assert (within >= 0).all()
     assert (within.diff() >= 0).all()
 
 
-def test_the_untrained_network_answers_with_the_guess_and_more_steps_make_it_better() -> None:
+def test_the_untrained_network_returns_the_initial_estimate_and_more_steps_improve_it() -> None:
     scan, _ = make_scan()
     batch = groups(scan)
     losses = [pinn_training_loss(made(steps=steps), batch, 'amplitude').item() for steps in (1, 3, 10)]
@@ -105,47 +108,48 @@ def test_training_on_groups_lowers_their_loss(likelihood: str, share: float) -> 
     assert all(parameter.grad is not None for parameter in generator.parameters())
 
 
-def test_groups_do_not_know_of_each_other_and_of_the_order_within() -> None:
+def test_groups_are_independent_and_have_no_order() -> None:
     scan, _ = make_scan()
     generator = made().eval()
     spoil(generator)
     batch = groups(scan)
     (together,) = generator.unroll(measurement(batch))
-    frames = batch.inputs
-    one = frames._replace(
-        amplitudes=frames.amplitudes[1:2].flip(1),
-        probes=frames.probes[1:2].flip(1),
-        patch_origins=frames.patch_origins[1:2].flip(1),
+    patterns = batch.inputs
+    one = patterns._replace(
+        amplitudes=patterns.amplitudes[1:2].flip(1),
+        probes=patterns.probes[1:2].flip(1),
+        patch_origins=patterns.patch_origins[1:2].flip(1),
     )
-    (alone,) = generator.unroll(measurement(Batch(one, one, batch.reference[1:2])))
+    (alone,) = generator.unroll(measurement(TrainingBatch(one, one, batch.reference[1:2])))
     assert torch.allclose(alone[0], together[1], atol=2e-5)
 
 
-def test_beyond_the_centre_the_answer_is_coarse_or_one() -> None:
+def test_outside_the_centre_the_output_is_coarse_or_one() -> None:
     scan, _ = make_scan(rows=1)
     batch = _single(scan)
     whole, half = made(probe_big=True, steps=2).eval(), made(probe_big=False, steps=2).eval()
     for generator in (whole, half):
         spoil(generator)
-    frames = batch.inputs
-    top, left = (int(value) for value in frames.patch_origins[0, 0])
-    canvases = [next(generator.unroll(measurement(batch)))[0] for generator in (whole, half)]
-    patches = [canvas[top : top + 32, left : left + 32] for canvas in canvases]
+    patterns = batch.inputs
+    top, left = (int(value) for value in patterns.patch_origins[0, 0])
+    objects = [next(generator.unroll(measurement(batch)))[0] for generator in (whole, half)]
+    patches = [each[top : top + 32, left : left + 32] for each in objects]
     centre = torch.zeros(32, 32, dtype=torch.bool)
     centre[8:24, 8:24] = True
     assert torch.allclose(patches[0][centre], patches[1][centre], atol=1e-5)
     assert (patches[1][~centre] == 1).all()
     assert not (patches[0][~centre] == 1).all()
-    # What the network adds beyond the centre hardly changes from pixel to pixel.
-    guess = next(made(steps=2).eval().unroll(measurement(batch)))[0][top : top + 32, left : left + 32]
-    added = (patches[0] / guess).abs().detach()
+    # The factor of the network changes little from pixel to pixel outside the centre.
+    estimate = next(made(steps=2).eval().unroll(measurement(batch)))[0][top : top + 32, left : left + 32]
+    added = (patches[0] / estimate).abs().detach()
     rough = added.diff(dim=0).abs()
     assert float(rough[:6].mean()) < 0.5 * float(rough[8:23, 8:24].mean())
 
 
-def _single(scan: RawScan) -> Batch:
-    frames = ScanTensors(scan, CPU).frames(torch.arange(1).numpy(), ScanTensors(scan, CPU).patch_origins[0])
-    return Batch(frames, frames, torch.ones((1, 32, 32), dtype=torch.complex64))
+def _single(scan: RawScan) -> TrainingBatch:
+    tensors = ScanTensors(scan, CPU)
+    patterns = tensors.batch(initial_state(tensors), np.arange(1))
+    return TrainingBatch(patterns, patterns, torch.ones((1, 32, 32), dtype=torch.complex64))
 
 
 def test_a_constant_phase_of_the_start_passes_through() -> None:
@@ -153,27 +157,28 @@ def test_a_constant_phase_of_the_start_passes_through() -> None:
     generator = made().eval()
     spoil(generator)
     given = measurement(groups(scan))
-    turn = torch.polar(torch.tensor(1.0), torch.tensor(0.9))
+    phase = torch.polar(torch.tensor(1.0), torch.tensor(0.9))
     (plain,) = generator.unroll(given)
-    (turned,) = generator.unroll(given._replace(start=given.start * turn))
-    assert torch.allclose(turned, plain * turn, atol=2e-4)
+    (rotated,) = generator.unroll(given._replace(start=given.start * phase))
+    assert torch.allclose(rotated, plain * phase, atol=2e-4)
 
 
-def test_every_position_heads_a_group_at_inference() -> None:
+def test_every_position_is_the_anchor_of_a_group_at_inference() -> None:
     scan, truth = make_scan(rows=9)
     generator = made(steps=12)
     tensors = ScanTensors(scan, CPU)
-    rounds = rounds_of(tensors, generator, 4, parse_config({'inference': {'batch_size': 40}}).inference)
-    windows = [window for together in rounds for window in together.indices]
+    batches = windows_of(
+        initial_state(tensors), generator, 4, parse_config({'inference': {'batch_size': 40}}).inference
+    )
+    windows = [window for batch in batches for window in batch.indices]
     assert sorted(int(window[0]) for window in windows) == list(range(scan.size))
     assert all(len(set(window.tolist())) == 4 for window in windows)
-    assert max(together.indices.size for together in rounds) <= 40
-    stitched = predicted(scan, generator)
-    origin, _ = tensors.extent(torch.arange(scan.size).numpy())
-    y, x = (int(value) for value in origin)
-    there = truth[y : y + stitched.canvas.shape[0], x : x + stitched.canvas.shape[1]]
-    covered = stitched.coverage.numpy()
-    error = phase_and_scale_free_error(stitched.canvas.numpy(), there, covered)
+    assert max(batch.indices.size for batch in batches) <= 40
+    state = predicted(scan, generator)
+    y, x = state.origin
+    there = truth[y : y + state.object_shape[0], x : x + state.object_shape[1]]
+    covered = (state.object_array != 1).numpy()
+    error = phase_and_scale_free_error(state.object_array.numpy(), there, covered)
     assert error < 0.5 * phase_and_scale_free_error(np.ones_like(there), there, covered)
 
 
@@ -181,7 +186,7 @@ def test_the_batch_size_has_no_effect_on_the_object() -> None:
     scan, _ = make_scan()
     generator = made()
     spoil(generator)
-    few, many = (predicted(scan, generator, batch_size=size).canvas for size in (5, 128))
+    few, many = (predicted(scan, generator, batch_size=size).object_array for size in (5, 128))
     assert torch.allclose(few, many, atol=2e-4)
 
 
