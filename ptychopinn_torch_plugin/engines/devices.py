@@ -1,4 +1,4 @@
-"""Which device computes, and with how many threads."""
+"""Selection of the device and of the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import ConfigurationError
 
 
 def select_device(accelerator: Accelerator) -> torch.device:
-    """The torch device for a setting.
+    """Return the torch device for a setting.
 
     Raises:
-        ConfigurationError: the device asked for is not there.
+        ConfigurationError: the machine does not have the requested device.
     """
     present = {'cpu': True, 'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
     if accelerator == 'auto':
@@ -28,6 +28,6 @@ def select_device(accelerator: Accelerator) -> torch.device:
 
 
 def use_threads(threads: int) -> None:
-    """Compute with ``threads`` CPU threads; 0 takes every core this process may run on."""
+    """Let torch use ``threads`` CPU threads; 0 for every core that this process may run on."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     torch.set_num_threads(threads or available or 1)

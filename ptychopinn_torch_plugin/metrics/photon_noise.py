@@ -1,4 +1,4 @@
-"""What photon noise does to square roots of counts: mean, variance and deviation, for bright and for dark pixels."""
+"""Moments of the square root of Poisson counts: mean, variance and mean absolute deviation, for all count rates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STEP = 0.05
 class PhotonNoise:
     """Moments of ``sqrt(n)``, with ``n`` Poisson distributed around ``root**2``.
 
-    Many counts: variance 1/4, mean ``root - 1/(8 root)`` (F. J. Anscombe, Biometrika 35, 246 (1948)). Few counts are
-    summed over the distribution and interpolated.
+    For many counts: variance 1/4, mean ``root - 1/(8 root)`` (F. J. Anscombe, Biometrika 35, 246 (1948)). For few
+    counts: sums over the distribution, tabulated and interpolated.
 
     Args:
-        ratio: the deviation is counted from ``ratio * root`` instead of ``root``.
-        device: where the tables lie.
+        ratio: the deviation is measured from ``ratio * root`` instead of ``root``.
+        device: device of the tables.
     """
 
     def __init__(self, ratio: float, device: torch.device) -> None:
@@ -32,15 +32,15 @@ class PhotonNoise:
         )
 
     def mean(self, root: Tensor) -> Tensor:
-        """``E sqrt(n)``; same shape as ``root``, real, square roots of photons."""
+        """Return ``E sqrt(n)``; same shape as ``root``, real, square roots of photons."""
         return torch.where(root < LARGEST_ROOT, _look_up(self._mean, root), root - 0.125 / root.clamp_min(1.0))
 
     def variance(self, root: Tensor) -> Tensor:
-        """``Var sqrt(n)``; 1/4 for many counts."""
+        """Return ``Var sqrt(n)``; 1/4 for many counts."""
         return torch.where(root < LARGEST_ROOT, _look_up(self._variance, root), 0.25)
 
     def deviation(self, root: Tensor) -> Tensor:
-        """``E |sqrt(n) - ratio root|``; for many counts that of a Gaussian of variance 1/4 (folded normal)."""
+        """Return ``E |sqrt(n) - ratio root|``; for many counts that of a Gaussian of variance 1/4 (folded normal)."""
         offset = (1.0 - self._ratio) * root - 0.125 / root.clamp_min(1.0)
         gaussian = (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
         return torch.where(root < LARGEST_ROOT, _look_up(self._deviation, root), gaussian)
