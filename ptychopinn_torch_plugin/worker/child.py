@@ -24,15 +24,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from .. import errors
 from ..dependencies import missing
 from ..errors import WorkerError
 from ..types import Reconstruction
+from .channel import Channel, StopFlag
 from .job import Job, read_scans, remove_orphan, write_result
-from .messages import Failed, Finished, LogRecord, Losses, Message, Preview, Progress
+from .messages import Failed, Finished, LogRecord
+from .observer import ChannelObserver
 
 STDERR_NAME = 'stderr.txt'
 """File in the job's folder that the worker's error output goes to: its last words, should it crash."""
@@ -40,113 +39,9 @@ STDERR_NAME = 'stderr.txt'
 _PACKAGE = __name__.split('.', maxsplit=1)[0]
 _LOG_CHARS = 3000
 _TRACEBACK_CHARS = 16_000
-_PROGRESS_INTERVAL_S = 0.1
-_PREVIEW_INTERVAL_S = 0.25
-_PREVIEWS_KEPT = 2
 _PARENT_POLL_S = 1.0
 
-Entry = Callable[[Job, 'Channel', 'StopFlag'], None]
-
-
-class StopFlag:
-    """Set once, from any thread or from a signal handler: it holds no lock that could be interrupted while held."""
-
-    def __init__(self) -> None:
-        """Begin unset."""
-        self._is_set = False
-
-    def set(self) -> None:
-        """Ask the work to end."""
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        """True once the work shall end."""
-        return self._is_set
-
-
-class Channel:
-    """The way to the parent; safe to use from several threads.
-
-    A full pipe holds the sender up until the parent reads on. Once the parent has gone, messages go nowhere and the
-    stop flag is set. Copies of the channel in processes forked by the work stay silent.
-    """
-
-    def __init__(self, connection: Connection[Any, Any], stop: StopFlag) -> None:
-        """Send over ``connection``; set ``stop`` when nobody listens any more."""
-        self._connection = connection
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-
-    def send(self, message: Message) -> None:
-        """Send ``message`` to the parent."""
-        if os.getpid() != self._pid:
-            return
-        with self._lock:
-            try:
-                self._connection.send(message)
-            except OSError:
-                self._stop.set()
-
-    def close(self) -> None:
-        """Close the pipe; messages sent later go nowhere."""
-        with self._lock:
-            self._connection.close()
-
-
-class ChannelObserver:
-    """The :class:`~ptychopinn_torch_plugin.observer.Observer` that talks to the parent."""
-
-    def __init__(self, folder: Path, channel: Channel, stop: StopFlag, *, keeps_previews: bool = False) -> None:
-        """Send over ``channel``, leave previews in ``folder``, stop when ``stop`` is set.
-
-        With ``keeps_previews``, every preview is sent and the reader removes it.
-        """
-        self._folder = folder
-        self._keeps_previews = keeps_previews
-        self._progress = Progress(0, 1)
-        self._channel = channel
-        self._stop = stop
-        self._next_progress = 0.0
-        self._next_preview = 0.0
-        self._previews: list[Path] = []
-        self._preview_count = 0
-
-    def on_progress(self, done: int, goal: int) -> None:
-        """Send the progress, at most ten times a second; the end is always sent."""
-        now = time.monotonic()
-        self._progress = Progress(int(done), int(goal))
-        if now >= self._next_progress or done >= goal:
-            self._next_progress = now + _PROGRESS_INTERVAL_S
-            self._channel.send(self._progress)
-
-    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
-        """Send the losses of an epoch."""
-        self._channel.send(Losses(int(epoch), float(training), None if validation is None else float(validation)))
-
-    def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
-        """Write the object, ``(h, w)``, to a new file, and send the progress it belongs to before it.
-
-        At most four times a second, and only the last two files stay, unless all are to be kept.
-        """
-        if time.monotonic() < self._next_preview and not self._keeps_previews:
-            return
-        self._preview_count += 1
-        path = self._folder / f'preview-{self._preview_count:06d}.npy'
-        unfinished = path.with_suffix('.tmp')
-        with unfinished.open('wb') as file:
-            np.save(file, np.asarray(object_array, dtype=np.complex64), allow_pickle=False)
-        unfinished.replace(path)
-        self._channel.send(self._progress)
-        self._channel.send(Preview(path))
-        self._previews.append(path)
-        while len(self._previews) > _PREVIEWS_KEPT and not self._keeps_previews:
-            self._previews.pop(0).unlink(missing_ok=True)
-        self._next_preview = time.monotonic() + _PREVIEW_INTERVAL_S
-
-    def should_stop(self) -> bool:
-        """True once the parent, the scheduler or the parent's death asks for an end."""
-        return self._stop.is_set()
+Entry = Callable[[Job, Channel, StopFlag], None]
 
 
 def main(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from ptychopinn_torch_plugin.worker.child import Channel, StopFlag
+from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job
 from ptychopinn_torch_plugin.worker.messages import Finished, Progress
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError
 from ptychopinn_torch_plugin.types import LossRecord, Reconstruction
-from ptychopinn_torch_plugin.worker.child import Channel, ChannelObserver, StopFlag
+from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, read_scans, write_result
 from ptychopinn_torch_plugin.worker.messages import Progress
+from ptychopinn_torch_plugin.worker.observer import ChannelObserver
 
 logger = logging.getLogger('ptychopinn_torch_plugin.tests')
 foreign_logger = logging.getLogger('somebody.else')

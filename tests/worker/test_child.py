@@ -15,9 +15,11 @@ from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.types import Reconstruction
 from ptychopinn_torch_plugin.worker import child
-from ptychopinn_torch_plugin.worker.child import Channel, ChannelObserver, StopFlag
+from ptychopinn_torch_plugin.worker import observer as observer_module
+from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
 from ptychopinn_torch_plugin.worker.messages import Losses, Message, Preview, Progress
+from ptychopinn_torch_plugin.worker.observer import ChannelObserver
 
 
 class _Line:
@@ -59,7 +61,7 @@ def test_losses_are_plain_numbers(tmp_path: Path, line: _Line) -> None:
 
 
 def test_two_previews_stay_readable(tmp_path: Path, line: _Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, '_PREVIEW_INTERVAL_S', 0.0)
+    monkeypatch.setattr(observer_module, '_PREVIEW_INTERVAL_S', 0.0)
     observer = ChannelObserver(tmp_path, line.channel, line.stop)
     for value in range(5):
         observer.on_preview(np.full((2, 3), value, dtype=np.complex128))
@@ -118,8 +120,8 @@ def test_run_leaves_the_reconstruction_in_the_folder(
         ones = np.ones(scan.object_shape, dtype=np.complex64)
         return Reconstruction(ones, ones.real > 0, ones[None], scan.positions, ones.real[0], ())
 
-    _install(monkeypatch, 'persistence', load_model=lambda path: f'model of {path}')
-    _install(monkeypatch, 'reconstruction', reconstruct=reconstruct)
+    _install(monkeypatch, 'storage.model_file', load_model=lambda path: f'model of {path}')
+    _install(monkeypatch, 'engines.pipeline', reconstruct=reconstruct)
     with open_job('reconstruct', [scan], Config(), model_file=tmp_path / 'm.safetensors') as job:
         child.run(job, line.channel, line.stop)
         assert read_result(job.folder).object_array.shape == scan.object_shape

@@ -1,0 +1,74 @@
+"""The observer through which the engine reports to the parent process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .channel import Channel, StopFlag
+from .messages import Losses, Preview, Progress
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_S = 0.1
+_PREVIEW_INTERVAL_S = 0.25
+_PREVIEWS_KEPT = 2
+
+
+class ChannelObserver:
+    """:class:`~ptychopinn_torch_plugin.observer.Observer` that sends every report over a channel."""
+
+    def __init__(self, folder: Path, channel: Channel, stop: StopFlag, *, keeps_previews: bool = False) -> None:
+        """Send over ``channel``, write previews into ``folder``, stop when ``stop`` is set.
+
+        With ``keeps_previews``, every preview is sent and the reader removes its file.
+        """
+        self._folder = folder
+        self._keeps_previews = keeps_previews
+        self._progress = Progress(0, 1)
+        self._channel = channel
+        self._stop = stop
+        self._next_progress = 0.0
+        self._next_preview = 0.0
+        self._previews: list[Path] = []
+        self._preview_count = 0
+
+    def on_progress(self, done: int, goal: int) -> None:
+        """Send the progress, at most ten times a second; the last one (``done >= goal``) is always sent."""
+        now = time.monotonic()
+        self._progress = Progress(int(done), int(goal))
+        if now >= self._next_progress or done >= goal:
+            self._next_progress = now + _PROGRESS_INTERVAL_S
+            self._channel.send(self._progress)
+
+    def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+        """Send the losses of an epoch."""
+        self._channel.send(Losses(int(epoch), float(training), None if validation is None else float(validation)))
+
+    def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
+        """Write the object, ``(h, w)``, to a new file, and send its progress and then its path.
+
+        At most four previews a second are written, and only the last two files stay, unless all are to be kept.
+        """
+        if time.monotonic() < self._next_preview and not self._keeps_previews:
+            return
+        self._preview_count += 1
+        path = self._folder / f'preview-{self._preview_count:06d}.npy'
+        unfinished = path.with_suffix('.tmp')
+        with unfinished.open('wb') as file:
+            np.save(file, np.asarray(object_array, dtype=np.complex64), allow_pickle=False)
+        unfinished.replace(path)
+        self._channel.send(self._progress)
+        self._channel.send(Preview(path))
+        self._previews.append(path)
+        while len(self._previews) > _PREVIEWS_KEPT and not self._keeps_previews:
+            self._previews.pop(0).unlink(missing_ok=True)
+        self._next_preview = time.monotonic() + _PREVIEW_INTERVAL_S
+
+    def should_stop(self) -> bool:
+        """Return whether the parent or a signal has requested a stop, or the parent has died."""
+        return self._stop.is_set()
