@@ -9,6 +9,25 @@ MIN_PATTERN_PX = 16
 MAX_PATTERN_PX = 4096
 """Longest side of a diffraction pattern, pixels."""
 
+_OUT_OF_MEMORY_SIGNS = (
+    'memoryerror',
+    'out of memory',
+    'allocate memory',
+    'not enough memory',
+    'unable to allocate',
+    'bad_alloc',
+    'bad allocation',
+    'cudnn_status_alloc_failed',
+    'cublas_status_alloc_failed',
+)
+"""Parts of the messages of torch, CUDA, cuDNN, numpy, C++ and the system where memory ran out, in lower case."""
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Return whether an error message says that memory ran out, whichever library wrote it."""
+    text = text.lower()
+    return any(sign in text for sign in _OUT_OF_MEMORY_SIGNS)
+
 
 def physical_memory() -> int:
     """Return the bytes of main memory of this machine; 64 GiB where the system does not report them."""

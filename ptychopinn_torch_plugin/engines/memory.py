@@ -10,13 +10,12 @@ from typing import TypeVar
 import torch
 
 from ..errors import MemoryLimitError
+from ..limits import says_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 HALVINGS = 2
 """How often a batch is halved before giving up: what needs less than a quarter needs other settings."""
-
-_SIGNS = ('out of memory', "can't allocate memory", 'not enough memory')
 
 Result = TypeVar('Result')
 
@@ -52,10 +51,10 @@ def with_smaller_batches(work: Callable[[int], Result], batch_size: int, what: s
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on whatever device: torch has a class of its own for CUDA only."""
+    """Return whether ``error`` says that memory ran out, on any device: torch has an own class for CUDA only."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
 
 
 def _free() -> None:
