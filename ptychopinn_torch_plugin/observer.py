@@ -1,4 +1,4 @@
-"""What a running engine tells the world, and how the world asks it to stop."""
+"""The interface through which a training or a reconstruction reports its progress and is stopped."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy.typing as npt
 
 
 class Observer(Protocol):
-    """Listener of one training or reconstruction run.
+    """Receiver of the reports of one training or reconstruction.
 
-    The engine calls these methods from its own thread, progress at least once per optimiser step or physics step.
+    The engine calls these methods from its own thread, ``on_progress`` at least once per optimiser step or physics
+    step.
     """
 
     def on_progress(self, done: int, goal: int) -> None:
-        """``done`` of ``goal`` units of work are finished."""
+        """Receive the progress: ``done`` of ``goal`` units of work are finished."""
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
-        """Epoch ``epoch`` (from 1) has ended with these mean losses (dimensionless)."""
+        """Receive the mean losses (dimensionless) of epoch ``epoch`` (from 1), which has ended."""
 
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
-        """The object so far, complex64 ``(h, w)`` on the product's grid, transmission about 1 in vacuum."""
+        """Receive the present object, complex64 ``(h, w)`` on the product's grid, transmission about 1 in vacuum."""
 
     def should_stop(self) -> bool:
-        """True once the run shall finish its current batch, keep what it has and return."""
+        """Return whether the run shall finish its current batch, keep its result so far and return."""
 
 
 class SilentObserver:
-    """Listens to nothing and never stops; base class for observers that care about a part."""
+    """Observer that ignores all reports and never stops; base class of observers that use some of them."""
 
     def on_progress(self, done: int, goal: int) -> None:
         """Ignore the progress."""
@@ -40,5 +41,5 @@ class SilentObserver:
         """Ignore the preview."""
 
     def should_stop(self) -> bool:
-        """Never stop."""
+        """Return False: never stop."""
         return False

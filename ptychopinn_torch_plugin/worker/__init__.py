@@ -1,5 +1,6 @@
-"""Training and inference in a spawned process that dies with the call.
+"""Training and reconstruction in a spawned process that ends with the call.
 
-``job`` says what to do and moves arrays through memory-mapped files, ``messages`` are what comes back, ``process`` is
-the parent's side and ``child`` the worker's. Nothing here imports torch in the parent.
+:mod:`.job` says what to do and moves arrays through memory-mapped files, :mod:`.messages` are what comes back,
+:mod:`.parent` starts the process and receives its messages, :mod:`.child` runs in it, and :mod:`.observer` reports from
+it. Nothing here imports torch in the parent.
 """

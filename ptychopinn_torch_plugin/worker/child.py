@@ -1,10 +1,11 @@
-"""The worker's side: runs one job and streams messages to the parent.
+"""The worker process: runs one job and sends messages to the parent.
 
-:func:`main` is where the spawned process begins. It prepares the process (environment, signals, log, end with the
-parent), then calls the entry, by default :func:`run`. An entry takes the job, a :class:`Channel` and a
-:class:`StopFlag`; it returns when the work is done or raises, and :func:`main` tells the parent which.
+:func:`main` is the first function of the spawned process. It prepares the process (environment, error output, signals,
+log, end with the parent), then calls the entry, by default :func:`run`. An entry takes the job, a
+:class:`~.channel.Channel` and a :class:`~.channel.StopFlag`; it returns when the work is done, or raises. The last
+message says which.
 
-torch is imported by the entry only, after the environment it reads is set.
+torch is imported by the entry only, after the environment variables that it reads are set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 import time
 import traceback
@@ -32,9 +32,10 @@ from .channel import Channel, StopFlag
 from .job import Job, read_scans, remove_orphan, write_result
 from .messages import Failed, Finished, LogRecord
 from .observer import ChannelObserver
+from .signals import set_handlers
 
 STDERR_NAME = 'stderr.txt'
-"""File in the job's folder that the worker's error output goes to: its last words, should it crash."""
+"""File in the job's folder that the error output of the worker goes to, that of native code included."""
 
 _PACKAGE = __name__.split('.', maxsplit=1)[0]
 _LOG_CHARS = 3000
@@ -58,26 +59,26 @@ def main(
         job: what to do.
         connection: where messages go.
         stop_reader: becomes readable when the work shall stop.
-        stop_grace_s: seconds that a worker which has lost its parent may take to end by itself.
+        stop_grace_s: seconds in which a worker whose parent has died must end by itself.
     """
-    _lead_a_group()
+    _lead_group()
     _set_environment(job)
     _redirect_stderr(job.folder)
     stop = StopFlag()
-    _set_signals(stop)
+    set_handlers(stop)
     threading.Thread(
         target=_watch_parent, args=(stop_reader, stop, job.folder, stop_grace_s), name='parent-watch', daemon=True
     ).start()
     channel = Channel(connection, stop)
     _capture_log(channel)
     try:
-        if stop.is_set() or stop_reader.poll(0):  # the watching thread may not have come to look yet
-            raise WorkerError('The worker was told to stop before it began.')
+        if stop.is_set() or stop_reader.poll(0):  # the watching thread may not have read the request yet
+            raise WorkerError('The run was stopped before its work began.')
         _resolve(entry)(job, channel, stop)
     except ImportError as error:
         is_ours = (error.name or _PACKAGE).split('.', maxsplit=1)[0] == _PACKAGE
         channel.send(_describe(error if is_ours else missing(error)))
-    except Exception as error:  # whatever it is, the parent must learn of it
+    except Exception as error:  # every failure is reported to the parent
         channel.send(_describe(error))
     else:
         channel.send(Finished())
@@ -87,11 +88,11 @@ def main(
 
 
 def run(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Train or reconstruct, as ``job`` says.
+    """Train, reconstruct or refine, as ``job.kind`` says.
 
     Raises:
-        WorkerError: the job lacks the path its kind needs.
-        PtychoPINNError: whatever the engine refuses.
+        WorkerError: the job lacks the path that its kind needs.
+        PtychoPINNError: any error of the engine.
     """
     observer = ChannelObserver(job.folder, channel, stop, keeps_previews=job.keeps_previews)
     if job.kind == 'train':
@@ -113,7 +114,7 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def _hand_over(job: Job, reconstruction: Reconstruction) -> None:
-    """Leave the result in the job's folder, and its judgement beside the product where there is a folder for it."""
+    """Write the result into the job's folder, then its metrics into the output folder, if there is one."""
     write_result(job.folder, reconstruction)
     if job.output_folder is not None:
         from ..metrics.output import write_judgement
@@ -127,15 +128,15 @@ def _required(path: Path | None, what: str) -> Path:
     return path
 
 
-def _lead_a_group() -> None:
-    """Take the processes that the work will start into a group, so that the parent can end those left behind."""
+def _lead_group() -> None:
+    """Make this process the leader of a new group, so that the parent can end all processes that the work starts."""
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
 
 
 def _set_environment(job: Job) -> None:
-    """Set what OpenMP reads once, when torch is loaded."""
-    # Threads that spin while they wait starve each other when other processes share the cores.
+    """Set the variables that OpenMP reads once, when torch is loaded."""
+    # Threads that spin while they wait slow each other down when other processes share the cores.
     os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
     threads = job.config.training.threads if job.kind == 'train' else job.config.inference.threads
     if threads > 0:
@@ -143,24 +144,15 @@ def _set_environment(job: Job) -> None:
 
 
 def _redirect_stderr(folder: Path) -> None:
-    """Send the error output, that of native code included, to a file the parent reads after a crash."""
+    """Send the error output, that of native code included, to a file that the parent reads after a crash."""
     descriptor = os.open(folder / STDERR_NAME, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable(file=2)
-    if hasattr(faulthandler, 'register'):
-        # Asked for by the parent when nothing came for too long: where all threads are.
-        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
-
-
-def _set_signals(stop: StopFlag) -> None:
-    """SIGTERM (a scheduler's warning) asks for an orderly end; what Ctrl-C does is for the parent to decide."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _watch_parent(stop_reader: Connection[Any, Any], stop: StopFlag, folder: Path, grace_s: float) -> None:
-    """Pass the parent's wish to stop on; when the parent dies, give the work ``grace_s`` and end the process."""
+    """Set ``stop`` when the parent requests it; when the parent dies, end this process ``grace_s`` seconds later."""
     parent = multiprocessing.parent_process()
     sentinels: list[Any] = [stop_reader] if parent is None else [stop_reader, parent.sentinel]
     while not _parent_is_gone():
@@ -177,13 +169,13 @@ def _watch_parent(stop_reader: Connection[Any, Any], stop: StopFlag, folder: Pat
 
 
 def _parent_is_gone() -> bool:
-    """True once another process has adopted this one, or the parent's end of the line is closed."""
+    """Return whether the parent has died: another process has adopted this one, or the parent's pipe is closed."""
     parent = multiprocessing.parent_process()
     return parent is not None and (os.getppid() != parent.pid or not parent.is_alive())
 
 
 def _capture_log(channel: Channel) -> None:
-    """Make the root logger send its records; warnings of Python become records of level DEBUG."""
+    """Send the records of the root logger to the parent; warnings of Python become records of level DEBUG."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(_ChannelHandler(channel))
@@ -196,19 +188,19 @@ class _ChannelHandler(logging.Handler):
     def __init__(self, channel: Channel) -> None:
         super().__init__(logging.INFO)
         self._channel = channel
-        self.addFilter(_is_worth_sending)
+        self.addFilter(_is_sent)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # a bad format string must not end the run; logging prints it
+        except Exception:  # a wrong format string must not end the run; logging prints it
             self.handleError(record)
             return
         level = logging.DEBUG if record.name == 'py.warnings' else record.levelno
         self._channel.send(LogRecord(level, record.name, _shorten(text, _LOG_CHARS)))
 
 
-def _is_worth_sending(record: logging.LogRecord) -> bool:
+def _is_sent(record: logging.LogRecord) -> bool:
     is_ours = record.name == _PACKAGE or record.name.startswith(_PACKAGE + '.')
     return record.levelno >= (logging.INFO if is_ours else logging.WARNING)
 
@@ -220,7 +212,7 @@ def _resolve(entry: str) -> Entry:
 
 
 def _describe(error: Exception) -> Failed:
-    """``error`` as strings; the nearest class of our own names it, so that the parent can raise the same."""
+    """Return ``error`` as strings, named by its nearest class in ``errors.py``, so that the parent can raise it."""
     names = [cls.__name__ for cls in type(error).__mro__ if cls.__module__ == errors.__name__]
     foreign = f'{type(error).__module__}.{type(error).__qualname__}'.removeprefix('builtins.')
     text = ''.join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""What a worker is asked to do, and the folder its arrays travel through.
+"""The job of a worker, and the temporary folder through which its arrays travel.
 
 Arrays are ``.npy`` files written and read with ``allow_pickle=False``; everything else is JSON beside them. The counts
 of a scan, by far the largest array, are memory-mapped by the reader and so exist once, in the page cache.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,35 +35,37 @@ JobKind = Literal['train', 'reconstruct', 'refine']
 
 _PREFIX = 'ptychopinn-'
 _MARKER = '.ptychopinn-job'
-"""File in a job folder that names the process it belongs to."""
+"""File in a job folder that holds the tag of the process that made it (``storage.atomic.writer_tag``)."""
+_MARKER_BYTES = 64
+"""Longest marker that is read."""
 _OWNER = re.compile(r'[0-9a-f]{8}-\d+')
 _SCANS = 'scans'
 _RESULT = 'result'
-_JUDGEMENT = 'judgement'
-_RINGS = 'rings'
+_METRICS = 'metrics'
+_FRC = 'frc'
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training or one reconstruction; plain data that any start method can hand to a child."""
+    """One training or one reconstruction; plain values that any start method of a process can pass on."""
 
     kind: JobKind
     folder: Path
-    """Folder of this job, absolute: scans go in, previews and results come out; gone after the call."""
+    """Temporary folder of this job, absolute: holds scans, previews and the result; removed after the call."""
 
     config: Config
     output_folder: Path | None
-    """Where training writes ``model.safetensors``, and a reconstruction its judgement, absolute; None for a
-    reconstruction that leaves no files."""
+    """Where training writes ``model.safetensors``, and a reconstruction its metrics, absolute; None for a
+    reconstruction that writes no files."""
 
     model_file: Path | None
     """Model to reconstruct with, absolute; None for training."""
 
     pixel_m: tuple[float, float] | None = None
-    """Height and width of an object pixel in metres, for the judgement; None where it is not known."""
+    """Height and width of an object pixel in metres, for the metrics; None where it is not known."""
 
     keeps_previews: bool = False
-    """Whether every preview reaches the reader, who removes it, instead of the newest ones only."""
+    """Whether every preview is kept until the reader removes it, instead of the newest two only."""
 
 
 @contextmanager
@@ -103,25 +107,54 @@ def open_job(
 
 
 def _sweep_jobs(folder: Path) -> None:
-    """Remove job folders in ``folder`` whose owners, host and worker, were killed together."""
-    for candidate in folder.glob(f'{_PREFIX}*'):
-        marker = candidate / _MARKER
+    """Remove job folders in ``folder``, of this user, whose processes were all killed before they could do so."""
+    try:
+        candidates = list(folder.glob(f'{_PREFIX}*'))
+    except OSError as error:
+        logger.debug('%s cannot be listed: %s', folder, error)
+        return
+    for candidate in candidates:
         try:
-            owner = marker.read_text(encoding='ascii') if marker.is_file() else ''
-            if _OWNER.fullmatch(owner) and is_abandoned(owner, candidate):
+            owner = _owner_of(candidate)
+            if owner is not None and is_abandoned(owner, candidate):
                 shutil.rmtree(candidate, ignore_errors=True)
-        except (OSError, UnicodeDecodeError) as error:  # not ours, or gone by now
+        except OSError as error:  # another user's, or removed in the meantime
             logger.debug('%s is left alone: %s', candidate, error)
 
 
+def _owner_of(folder: Path) -> str | None:
+    """Return the tag in the marker of a job folder; None where folder and marker are not what this package writes.
+
+    The temporary folder is shared: its entries may be links, pipes, endless files, or another user's. So the kind and
+    the owner of the entry are examined first, and no more bytes are read than a marker has.
+
+    Raises:
+        OSError: the entry cannot be examined or read.
+    """
+    if not _is_own(folder.lstat(), stat.S_IFDIR):
+        return None
+    # Opening a pipe without a writer would block; a link is not followed.
+    descriptor = os.open(folder / _MARKER, os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0))
+    with open(descriptor, 'rb') as file:  # noqa: PTH123 - a descriptor, not a path
+        if not _is_own(os.fstat(descriptor), stat.S_IFREG):
+            return None
+        owner = file.read(_MARKER_BYTES).decode('ascii', errors='replace')
+    return owner if _OWNER.fullmatch(owner) else None
+
+
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    """Return whether a file is of this kind (``stat.S_IFREG``, ``stat.S_IFDIR``) and belongs to this user."""
+    return stat.S_IFMT(status.st_mode) == kind and (not hasattr(os, 'getuid') or status.st_uid == os.getuid())
+
+
 def remove_orphan(folder: Path) -> None:
-    """Remove a job folder whose owner has died; a folder that :func:`open_job` did not make is left alone."""
+    """Remove a job folder whose parent process has died; a folder that :func:`open_job` did not make is kept."""
     if (folder / _MARKER).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_scan(folder: Path, scan: RawScan) -> None:
-    """Write every field of ``scan`` into ``folder``, which is made.
+    """Write every field of ``scan`` into ``folder``, which is created.
 
     Raises:
         WorkerError: the disk is full or the folder cannot be written.
@@ -139,49 +172,55 @@ def read_scan(folder: Path) -> RawScan:
 
 
 def read_scans(folder: Path) -> tuple[RawScan, ...]:
-    """All scans of the job in ``folder``, in the order in which :func:`open_job` got them."""
+    """Return all scans of the job in ``folder``, in the order in which :func:`open_job` got them."""
     return tuple(read_scan(path) for path in sorted((folder / _SCANS).iterdir(), key=lambda path: int(path.name)))
 
 
 def write_result(folder: Path, reconstruction: Reconstruction) -> None:
-    """Leave ``reconstruction`` in the job's folder.
+    """Write ``reconstruction`` into the job's folder; its metrics come last, without them it is complete as well.
 
     Raises:
         WorkerError: the disk is full or the folder cannot be written.
     """
-    _write_record(folder / _RESULT, _RESULT, dataclasses.replace(reconstruction, metrics=None))
-    judgement = reconstruction.metrics
-    if judgement is not None:
-        _write_record(folder / _RESULT / _JUDGEMENT, _JUDGEMENT, dataclasses.replace(judgement, frc=None))
-        if judgement.frc is not None:
-            _write_record(folder / _RESULT / _JUDGEMENT / _RINGS, _RINGS, judgement.frc)
+    result = folder / _RESULT
+    _write_record(result, _RESULT, dataclasses.replace(reconstruction, metrics=None))
+    metrics = reconstruction.metrics
+    if metrics is not None:
+        if metrics.frc is not None:
+            _write_record(result / _FRC, _FRC, metrics.frc)
+        _write_record(result / _METRICS, _METRICS, dataclasses.replace(metrics, frc=None))
+
+
+def has_result(folder: Path) -> bool:
+    """Return whether the job's folder holds a complete result; metrics may be missing."""
+    return _header(folder / _RESULT, _RESULT).is_file()
 
 
 def read_result(folder: Path) -> Reconstruction:
-    """Read what :func:`write_result` wrote, into memory: it outlives the folder.
+    """Read what :func:`write_result` wrote, into memory: it remains valid when the folder is removed.
 
     Raises:
-        WorkerError: the worker left no result.
+        WorkerError: the worker wrote no result.
     """
     values = _read_record(folder / _RESULT, _RESULT, mapped=frozenset())
     values['losses'] = tuple(LossRecord(**record) for record in values['losses'])
-    values['metrics'] = _read_judgement(folder / _RESULT / _JUDGEMENT)
+    values['metrics'] = _read_metrics(folder / _RESULT)
     return Reconstruction(**values)
 
 
-def _read_judgement(folder: Path) -> ReconstructionMetrics | None:
-    if not folder.is_dir():
+def _read_metrics(folder: Path) -> ReconstructionMetrics | None:
+    if not _header(folder / _METRICS, _METRICS).is_file():
         return None
-    values = _read_record(folder, _JUDGEMENT, mapped=frozenset())
-    if (folder / _RINGS).is_dir():
-        values['frc'] = FourierRingCorrelation(**_read_record(folder / _RINGS, _RINGS, mapped=frozenset()))
+    values = _read_record(folder / _METRICS, _METRICS, mapped=frozenset())
+    if _header(folder / _FRC, _FRC).is_file():
+        values['frc'] = FourierRingCorrelation(**_read_record(folder / _FRC, _FRC, mapped=frozenset()))
     return ReconstructionMetrics(**values)
 
 
 def read_preview(path: Path) -> npt.NDArray[np.complex64] | None:
-    """The object of a :class:`~.messages.Preview`, complex64 ``(h, w)``.
+    """Return the object of a :class:`~.messages.Preview`, complex64 ``(h, w)``.
 
-    None if newer ones have replaced it, or it holds numbers that are not finite: those go into no product.
+    None if newer previews have replaced it, or if it holds values that are not finite, which go into no product.
     """
     try:
         preview: npt.NDArray[np.complex64] = np.load(path, allow_pickle=False)
@@ -191,7 +230,7 @@ def read_preview(path: Path) -> npt.NDArray[np.complex64] | None:
 
 
 def _absolute(path: Path | None) -> Path | None:
-    """``path`` seen from the root: a spawned child may start in another working folder."""
+    """Return ``path`` as an absolute path: the child may start in another working folder."""
     return None if path is None else Path(path).resolve()
 
 
@@ -206,7 +245,10 @@ def _write_record(
         for key, array in arrays.items():
             np.save(folder / f'{key}.npy', array, allow_pickle=False)
         header = {'arrays': list(arrays), 'values': plain}
-        (folder / f'{name}.json').write_text(json.dumps(header, default=_plain), encoding='utf-8')
+        unfinished = folder / f'{name}.tmp'
+        unfinished.write_text(json.dumps(header, default=_plain), encoding='utf-8')
+        # The header appears last and at once: a record that has one is complete.
+        unfinished.replace(_header(folder, name))
     except OSError as error:
         raise WorkerError(
             f'The {name} could not be written to {folder} ({error}); free some space or point the environment '
@@ -216,7 +258,7 @@ def _write_record(
 
 def _read_record(folder: Path, name: str, *, mapped: frozenset[str]) -> dict[str, Any]:
     try:
-        header = json.loads((folder / f'{name}.json').read_text(encoding='utf-8'))
+        header = json.loads(_header(folder, name).read_text(encoding='utf-8'))
         values = {key: _with_tuples(value) for key, value in header['values'].items()}
         for key in header['arrays']:
             mode: Literal['r'] | None = 'r' if key in mapped else None
@@ -226,8 +268,12 @@ def _read_record(folder: Path, name: str, *, mapped: frozenset[str]) -> dict[str
     return values
 
 
+def _header(folder: Path, name: str) -> Path:
+    return folder / f'{name}.json'
+
+
 def _plain(value: object) -> object:
-    """What JSON takes for a numpy scalar or a record."""
+    """Return a numpy scalar or a record as a value of JSON."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, LossRecord):
@@ -236,5 +282,5 @@ def _plain(value: object) -> object:
 
 
 def _with_tuples(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """JSON knows lists only; the frozen records hold tuples."""
+    """Return a JSON value with tuples in place of lists, as the frozen records hold them."""
     return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""The messages a worker sends: small, frozen, and made of plain values.
+"""The messages that a worker sends: small, frozen, and made of plain values.
 
-Arrays never travel in a message; they lie as ``.npy`` files in the job's folder.
+Arrays never travel in a message; they are ``.npy`` files in the job's folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Nothing came from the worker for a while, but it is alive. Made by the parent, never sent."""
+    """The worker is alive but has sent nothing for a while. Made by the parent, never sent."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LogRecord:
 
 @dataclass(frozen=True)
 class Preview:
-    """The object so far: a ``.npy`` file, complex64 ``(h, w)``, readable until two newer ones exist.
+    """The present object: a ``.npy`` file, complex64 ``(h, w)``, readable until two newer ones exist.
 
     Read it with :func:`~ptychopinn_torch_plugin.worker.job.read_preview`.
     """
@@ -52,12 +52,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """The work is done and its results are written. The last message of a good run."""
+    """The work is done and its results are written. The last message of a successful run."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The work ended with an exception. The last message of a bad run; only strings, so it always arrives."""
+    """The work ended with an exception. The last message of a failed run; strings only, so it can always be sent."""
 
     error: str
     """Name of the class: bare for a class of :mod:`ptychopinn_torch_plugin.errors`, else with its module."""

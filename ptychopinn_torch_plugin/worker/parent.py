@@ -1,4 +1,4 @@
-"""The parent's side: starts one worker, listens to it, and sees to it that none is left behind."""
+"""The parent's side of a worker: starts the process, receives its messages, and makes sure that it ends."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from .. import errors
 from ..errors import PtychoPINNError, WorkerError
+from ..limits import says_out_of_memory
 from .child import STDERR_NAME, main
-from .job import Job, JobKind
+from .job import Job, JobKind, has_result
 from .messages import Failed, Finished, Heartbeat, LogRecord, Message, Preview
+from .signals import STACK_SIGNALS, blocked_signals
 
 logger = logging.getLogger(__name__)
 
 _LAST_LINES = 5
 _STDERR_BYTES = 4000
 _END_WAIT_S = 2.0
-"""Seconds that a worker which has nothing more to do may take to end."""
+"""Seconds in which a worker that has sent its last message must end."""
 _START_LIMIT_S = 60.0
-"""Seconds that a worker may take to start, whatever the silence limit is."""
+"""Shortest silence limit, in seconds, while a worker starts."""
 _STACK_WAIT_S = 0.5
 _MEMORY_HINTS: dict[JobKind, str] = {
     'train': 'choose a smaller "Batch size", "Group size" or "Network width"',
@@ -40,50 +42,65 @@ _SIGNAL_HINTS = {
     'SIGSEGV': 'A library crashed: try another "Accelerator", and run "ptychopinn-torch doctor".',
 }
 _START_HINT = (
-    'It did not get as far as its first line; the terminal shows why. A script that starts a run needs the guard '
+    'It ended before this package was loaded; the terminal shows why. A script that starts a run needs the guard '
     "if __name__ == '__main__'."
 )
-_MEMORY_SIGNS = ('MemoryError', 'out of memory', "can't allocate memory")
+
+
+def never() -> bool:
+    """Return False: the default of ``should_stop``."""
+    return False
 
 
 def run_job(
     job: Job,
     *,
+    should_stop: Callable[[], bool] = never,
     entry: str = 'ptychopinn_torch_plugin.worker.child:run',
     heartbeat_s: float = 0.5,
     stop_grace_s: float = 8.0,
 ) -> Generator[Message, None, None]:
     """Run ``job`` in a spawned process and yield its messages, the last of them ``Finished``.
 
-    Closing the generator (or an exception in it) asks the worker to stop, waits up to ``stop_grace_s`` seconds for it
-    to keep what it has, and then kills it; when ``close`` returns, the process is gone. A caller that loops over the
-    generator itself holds it in :func:`contextlib.closing`, inside of ``open_job``, so that the worker ends before its
-    folder goes; ``yield from`` does the same.
+    There are two ways to stop. Once ``should_stop`` returns True, the worker ends its work early, and its messages,
+    ``Finished`` included, are yielded as ever: the result so far can be used. Closing the generator (or an exception in
+    it) requests the same, waits up to ``stop_grace_s`` seconds and then kills the worker; when ``close`` returns, the
+    process is gone. A caller that loops over the generator itself holds it in :func:`contextlib.closing`, inside of
+    ``open_job``, so that the worker ends before its folder is removed; ``yield from`` does the same.
+
+    A result that is complete is never lost: if the worker fails or dies after it has written the result, that is a
+    warning in the log, and ``Finished`` is yielded.
 
     Args:
         job: what to do, from :func:`~.job.open_job`.
+        should_stop: called at least every ``heartbeat_s`` seconds until it returns True.
         entry: ``'module:function'`` to call in the worker with ``(job, channel, stop_flag)``.
-        heartbeat_s: a ``Heartbeat`` is yielded whenever nothing came for so many seconds.
-        stop_grace_s: seconds from the wish to stop until the worker is killed.
+        heartbeat_s: a ``Heartbeat`` is yielded whenever no message came for so many seconds.
+        stop_grace_s: seconds from the close of the generator until the worker is killed.
 
     Raises:
         PtychoPINNError: the worker raised an error of this package: the same class with the same sentence.
-        WorkerError: the worker raised something else, died, or sent nothing at all while the caller listened for
-            ``execution.silence_limit`` seconds; the message holds its last words. That limit looks at the work, not at
-            the process: a worker that lives but gets nowhere sends nothing.
+        WorkerError: the worker raised another exception, died, or sent no message for ``execution.silence_limit``
+            seconds; the message holds the last lines of its log. A worker that is alive but makes no progress sends no
+            message, so the limit ends it, too.
     """
-    child = _Child(job, entry, stop_grace_s)
+    worker = _Worker(job, entry, stop_grace_s)
     try:
-        yield from child.listen(heartbeat_s)
+        yield from worker.receive(heartbeat_s, should_stop)
+    except PtychoPINNError as error:
+        if not has_result(job.folder):
+            raise
+        logger.warning('The result is complete; what came after it failed: %s', error)
+        yield Finished()
     finally:
-        child.end()
+        worker.end()
 
 
-class _Child:
+class _Worker:
     """A running worker process and the two pipes to it.
 
-    The wish to stop travels over a pipe of its own and not in a shared event: an event is guarded by a lock, and a
-    worker killed while it holds the lock would block the parent for ever.
+    The request to stop has a pipe of its own instead of a shared event: an event is guarded by a lock, and a worker
+    killed while it holds the lock would block the parent for ever.
     """
 
     def __init__(self, job: Job, entry: str, stop_grace_s: float) -> None:
@@ -105,7 +122,8 @@ class _Child:
             target=main, args=(entry, job, writer, stop_reader, stop_grace_s), name='ptychopinn-worker'
         )
         try:
-            self._process.start()
+            with blocked_signals():
+                self._process.start()
         except OSError as error:
             self._close_pipes()
             raise WorkerError(f'The worker process could not be started: {error}.') from error
@@ -114,14 +132,17 @@ class _Child:
             stop_reader.close()
         atexit.register(self._end_at_exit)
 
-    def listen(self, heartbeat_s: float) -> Generator[Message, None, None]:
-        """Yield messages until ``Finished``.
+    def receive(self, heartbeat_s: float, should_stop: Callable[[], bool]) -> Generator[Message, None, None]:
+        """Yield messages until ``Finished``; request a stop once ``should_stop`` returns True.
 
         Raises:
             PtychoPINNError: the worker failed or died.
         """
-        silent_s, has_begun = 0.0, False
+        silent_s, has_begun, is_stopping = 0.0, False, False
         while True:
+            if not is_stopping and should_stop():
+                is_stopping = True
+                self._request_stop()
             ready, waited_s = self._wait(heartbeat_s)
             if not ready and self._process.is_alive():
                 silent_s += waited_s
@@ -129,15 +150,15 @@ class _Child:
                     has_begun, silent_s = True, 0.0
                 limit_s = self._silence_limit_s if has_begun else max(self._silence_limit_s, _START_LIMIT_S)
                 if self._silence_limit_s > 0 and silent_s >= limit_s:
-                    raise self._end_of_patience()
+                    raise self._kill_silent()
                 yield Heartbeat()
                 continue
             silent_s = 0.0
-            # What a dead worker had sent before is still in the pipe and comes first.
+            # Messages that a worker sent before it died are still in the pipe and come first.
             message = _receive(self._reader) if self._reader in ready or self._reader.poll(0) else None
             match message:
                 case None:
-                    raise self._obituary()
+                    raise self._death()
                 case Failed():
                     self._has_reported = True
                     raise _as_exception(message, self._memory_hint)
@@ -152,23 +173,23 @@ class _Child:
 
     @property
     def _has_begun(self) -> bool:
-        """Whether the process has come as far as its first line."""
+        """Whether the process has reached its first function."""
         return (self._folder / STDERR_NAME).exists()
 
     def _wait(self, seconds: float) -> tuple[list[Any], float]:
-        """Wait for a message or the end of the worker; return what is ready and the seconds that it took.
+        """Wait for a message or the end of the worker; return what is ready and the seconds waited.
 
-        Time in which this process did not run either (a computer asleep) is no silence of the worker.
+        Time in which this process did not run either (a suspended computer) is not counted.
         """
         begun = time.monotonic()
         ready = wait([self._reader, self._process.sentinel], seconds)
         return ready, min(time.monotonic() - begun, 2 * seconds)
 
     def end(self) -> None:
-        """Have the worker end by itself within the grace time, then by force; free everything."""
+        """Let the worker end by itself within the grace time, then kill it; close the pipes."""
         atexit.unregister(self._end_at_exit)
         try:
-            self._ask_to_stop()
+            self._request_stop()
             self._drain(_END_WAIT_S if self._has_reported else self._stop_grace_s)
         finally:
             if self._process.is_alive():
@@ -176,25 +197,25 @@ class _Child:
                     logger.warning('The worker did not stop within %g s and is killed.', self._stop_grace_s)
                 self._process.kill()
             self._process.join(_END_WAIT_S)
-            self._kill_helpers()
+            self._kill_group()
             self._close_pipes()
             if not self._process.is_alive():
                 self._process.close()
 
-    def _kill_helpers(self) -> None:
-        """End the processes that the worker had started itself (it leads a group of its own) and left behind."""
+    def _kill_group(self) -> None:
+        """Kill the processes that the worker, leader of a group of its own, started and left running."""
         if hasattr(os, 'killpg') and self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # there are none, as after every orderly run
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _ask_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         try:
             self._stop_writer.send_bytes(b'stop')
         except OSError:
-            logger.debug('The worker had ended before it was asked to stop.')
+            logger.debug('The worker had ended before a stop was requested.')
 
     def _drain(self, seconds: float) -> None:
-        """Wait until the worker is dead, ``seconds`` at most, and read what it sends: a full pipe would hold it up."""
+        """Wait up to ``seconds`` for the end of the worker and read its messages: a full pipe would block it."""
         deadline = time.monotonic() + seconds
         sources: list[Any] = [self._reader, self._process.sentinel]
         while self._process.is_alive() and (left := deadline - time.monotonic()) > 0:
@@ -208,11 +229,11 @@ class _Child:
                 self._process.join(min(left, 0.2))
 
     def _end_at_exit(self) -> None:
-        """End the worker of a generator that nobody closed before the interpreter leaves.
+        """End the worker of a generator that is still open when the interpreter exits.
 
-        It reads no messages: the thread that listens may still do so.
+        Messages are not read here: the thread that receives them may still be running.
         """
-        self._ask_to_stop()
+        self._request_stop()
         self._process.join(self._stop_grace_s)
         self._process.kill()
 
@@ -220,46 +241,49 @@ class _Child:
         self._reader.close()
         self._stop_writer.close()
 
-    def _end_of_patience(self) -> WorkerError:
-        """Have the worker write down where it hangs, kill it, and say so."""
-        if hasattr(signal, 'SIGUSR1') and self._process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGUSR1)
+    def _kill_silent(self) -> WorkerError:
+        """Let the worker write the stacks of its threads, kill it, and return the error."""
+        if self._process.pid is not None:
+            for number in STACK_SIGNALS:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._process.pid, number)
             self._process.join(_STACK_WAIT_S)
         self._process.kill()
-        return self._last_words(
+        return self._error(
             f'reported no progress for {self._silence_limit_s:g} s and was ended',
             'It hangs, or one step takes longer than that: choose a smaller "Batch size", or a larger '
             '"silence_limit" in the section "execution" of the settings.',
         )
 
-    def _obituary(self) -> WorkerError:
-        """How the worker died, what it said last, and what to do."""
+    def _death(self) -> WorkerError:
+        """Return the error for a worker that ended without a last message: how it ended, and what to do."""
         self._process.join(_END_WAIT_S)
         code = self._process.exitcode
+        hint = self._memory_hint if says_out_of_memory(_tail(self._folder / STDERR_NAME)) else ''
         if code is None:
-            how, hint = 'fell silent without a result', ''
+            how = 'closed its connection without a result'
         elif code < 0:
             name = _signal_name(-code)
             how = f'was ended by {name}'
-            hint = self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, '')
+            hint = hint or (self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, ''))
         else:
-            how, hint = f'ended with exit code {code} and without a result', '' if self._has_begun else _START_HINT
-        return self._last_words(how, hint)
+            how = f'ended with exit code {code} and without a result'
+            hint = hint or ('' if self._has_begun else _START_HINT)
+        return self._error(how, hint)
 
-    def _last_words(self, how: str, hint: str) -> WorkerError:
-        """The error for a worker that ended as ``how`` says, with its last lines."""
+    def _error(self, how: str, hint: str) -> WorkerError:
+        """Return the error for a worker that ended as ``how`` says, with the last lines of its log."""
         output = _tail(self._folder / STDERR_NAME)
-        words = [*self._last_lines, *_telling_lines(output)]
-        last_words = 'Its last words: ' + ' | '.join(words) if words else 'It said nothing before.'
-        error = WorkerError(' '.join(part for part in (f'The worker process {how}.', hint, last_words) if part))
+        lines = [*self._last_lines, *_informative_lines(output)]
+        last = 'Last lines of its log: ' + ' | '.join(lines) if lines else 'Its log is empty.'
+        error = WorkerError(' '.join(part for part in (f'The worker process {how}.', hint, last) if part))
         if output:
             error.add_note(f'Error output of the worker:\n{output}')
         return error
 
 
 def _receive(reader: Connection[Any, Any]) -> Message | None:
-    """The next message; None when the worker has closed its end or was cut off while sending."""
+    """Return the next message; None when the worker has closed its end or died while sending."""
     try:
         message: Message = reader.recv()
     except (EOFError, OSError):
@@ -268,21 +292,20 @@ def _receive(reader: Connection[Any, Any]) -> Message | None:
 
 
 def _as_exception(failed: Failed, memory_hint: str) -> PtychoPINNError:
-    """The exception of the worker: its own class if it is one of ours, else a ``WorkerError`` that names it."""
+    """Return the exception of the worker: of its own class if that is in ``errors.py``, else a ``WorkerError``."""
     cls = getattr(errors, failed.error, None)
     error: PtychoPINNError
     if isinstance(cls, type) and issubclass(cls, PtychoPINNError):
         error = cls(failed.message)
     else:
-        is_memory = any(sign in failed.error or sign in failed.message for sign in _MEMORY_SIGNS)
-        words = f'The worker failed with {failed.error}: {failed.message}'
-        error = WorkerError(f'{words.removesuffix(".")}. {memory_hint}' if is_memory else words)
+        text = f'The worker failed with {failed.error}: {failed.message}'
+        error = WorkerError(f'{text.removesuffix(".")}. {memory_hint}' if says_out_of_memory(text) else text)
     error.add_note(f'In the worker:\n{failed.traceback}')
     return error
 
 
 def _log_late(message: Message) -> None:
-    """Log what comes after the caller has stopped listening."""
+    """Log a message that came after the generator was closed."""
     match message:
         case LogRecord(level=level, logger=name, text=text):
             logging.getLogger(name).log(level, '%s', text)
@@ -298,7 +321,7 @@ def _signal_name(number: int) -> str:
 
 
 def _tail(path: Path) -> str:
-    """The last ``_STDERR_BYTES`` of a text file, empty if there is none."""
+    """Return the last ``_STDERR_BYTES`` of a text file, empty if it does not exist."""
     if not path.exists():
         return ''
     with path.open('rb') as file:
@@ -307,7 +330,7 @@ def _tail(path: Path) -> str:
         return file.read().decode('utf-8', errors='replace').strip()
 
 
-def _telling_lines(output: str) -> list[str]:
-    """The last lines of an error output without stack frames and lists of modules."""
+def _informative_lines(output: str) -> list[str]:
+    """Return the last lines of an error output, without stack frames and lists of modules."""
     lines = [line for line in output.splitlines() if line.strip() and not line.startswith((' ', 'Extension modules'))]
     return [line for line in lines if not line.startswith(('Thread 0x', 'Current thread'))][-3:]

@@ -37,7 +37,7 @@ IN_TIME_S = 5.0
 FAULTS = {
     'the kernel kills it (SIGKILL), as when memory runs out': (
         'worker.entries:be_killed',
-        ('was ended by SIGKILL', 'memory ran out', '"Batch size"', 'Its last words: loading the patterns'),
+        ('was ended by SIGKILL', 'memory ran out', '"Batch size"', 'Last lines of its log: loading the patterns'),
     ),
     'segmentation fault': (
         'worker.entries:crash',
@@ -131,7 +131,7 @@ def test_a_dead_worker_is_one_exception(fault: str, tmp_path: Path, ledger: Ledg
 def test_a_hanging_worker_is_one_exception(fault: str, tmp_path: Path, ledger: Ledger) -> None:
     before = traces()
     error, seconds = run_until_it_fails(HANGS[fault], IMPATIENT, tmp_path)
-    for word in ('no progress for 3 s', '"silence_limit"', 'Its last words: simulating the patterns'):
+    for word in ('no progress for 3 s', '"silence_limit"', 'Last lines of its log: simulating the patterns'):
         assert word in str(error)
     if fault.startswith('it hangs'):
         assert ' in hang' in error.__notes__[0], 'where it hung'

@@ -171,7 +171,7 @@ def test_a_killed_worker_hints_at_memory(job: Job) -> None:
     assert type(error) is WorkerError
     assert 'was ended by SIGKILL' in str(error)
     assert 'smaller "Batch size", "Group size"' in str(error)
-    assert str(error).endswith('Its last words: loading the patterns')
+    assert str(error).endswith('Last lines of its log: loading the patterns')
 
 
 def test_a_crash_has_last_words(job: Job) -> None:
@@ -183,7 +183,7 @@ def test_a_crash_has_last_words(job: Job) -> None:
 
 def test_a_worker_that_leaves_is_noticed(job: Job) -> None:
     assert str(failure_of(job, 'vanish')) == (
-        'The worker process ended with exit code 3 and without a result. It said nothing before.'
+        'The worker process ended with exit code 3 and without a result. Its log is empty.'
     )
 
 
