@@ -1,7 +1,7 @@
 """Make Ptychodus 1.7 read the entry-point group ``ptychodus.reconstructors``.
 
 The wheel installs this file into ``ptychodus/plugins/``, where Ptychodus finds it by itself and calls
-:func:`register_plugins` at start. Ptychodus survives few exceptions there, so none leaves this function.
+:func:`register_plugins` at start. Most exceptions there would end Ptychodus, so none leaves this function.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def register_plugins(registry: PluginRegistry) -> None:
-    """Install the seam once; ``registry`` has no place for reconstructors and is left as it is."""
+    """Install the hooks once; ``registry`` has no list of reconstructors and is not changed."""
     try:
-        from ptychopinn_torch_plugin.host import hooks as seam
+        from ptychopinn_torch_plugin.host import hooks
 
-        seam.apply()
+        hooks.apply()
     except Exception as error:
         logger.warning(
             'Reconstructors of the entry-point group "ptychodus.reconstructors" are not available: %s', error

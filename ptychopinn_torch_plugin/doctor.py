@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import Final
 
-from .host.entry_point import ENTRY_POINT_GROUP
+from .host.contract import ENTRY_POINT_GROUP
 
 PACKAGE: Final = 'ptychopinn_torch_plugin'
 SEAM_MODULE: Final = 'ptychodus.plugins.reconstructor_entry_points'

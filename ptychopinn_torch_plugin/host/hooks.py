@@ -1,16 +1,19 @@
 """Make Ptychodus 1.7 read the entry-point group ``ptychodus.reconstructors``.
 
-Ptychodus 1.7 builds its list of reconstructor libraries, and of their panels, literally. This module wraps the places
-where those lists are handed over, after it has looked whether they are what it knows. Where they are not, it logs one
-warning and changes nothing. It never raises into the host, and importing it loads nothing but wrapt.
+Ptychodus 1.7 has its list of reconstructor libraries, and that of their panels, in its source. This module wraps the
+methods to which those lists are passed, after it has checked that they are the expected ones. If they are not, it logs
+one warning and changes nothing. It never raises into the host, and importing it loads nothing but wrapt.
 
-Four methods of the host are wrapped:
+These methods of the host are wrapped:
 
-- ``ProcessingCore.__init__`` gets the libraries of the group appended to its own;
-- ``TrainBackgroundTask.__call__`` and ``ReconstructBackgroundTask.__call__`` tell a reconstructor that implements
-  :class:`~ptychopinn_torch_plugin.host.entry_point.HostRunAware` what the host knows about the call;
-- ``ProcessingController.__init__``, once the window is imported, gets the panels appended, and the Infer button follows
-  the model after a training run (the host itself looks at the model only when the run starts).
+- ``ProcessingCore.__init__``: the libraries of the group are appended to the host's own;
+- ``TrainBackgroundTask.__call__`` and ``ReconstructBackgroundTask.__call__``: a reconstructor that implements
+  :class:`~ptychopinn_torch_plugin.host.contract.HostRunAware` receives what the host knows about the call;
+- ``ProcessingAPI.train`` and ``ProcessingAPI.reconstruct``: while the main thread waits for such a reconstructor,
+  Ctrl-C and the signals of schedulers stop the run in order; ``ModelCore.batch_mode_execute`` then returns the host's
+  code for an interrupted run;
+- ``ProcessingController.__init__``, once the window is imported: the panels are appended, and the Infer button is
+  updated when a run has ended (the host itself updates it only when the run starts).
 """
 
 from __future__ import annotations
@@ -26,17 +29,21 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import wrapt
 
-from .entry_point import ENTRY_POINT_GROUP, HostRun, HostRunAware, ReconstructorPlugin
+from .contract import ENTRY_POINT_GROUP, HostRun, HostRunAware, ReconstructorPlugin, call_now, never_stop
+from .interruption import RunInterruptedError, StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
+    from ptychodus.api.exit_codes import ExitCode
     from ptychodus.api.reconstruct import ReconstructorLibrary
     from ptychodus.api.settings import SettingsRegistry
     from ptychodus.controller.processing import ProcessingController, ReconstructorViewControllerFactory
+    from ptychodus.model import ModelCore
     from ptychodus.model.processing import ProcessingAPI
+    from ptychodus.model.processing.api import ProcessingAlgorithmParameter
     from ptychodus.model.processing.core import ProcessingCore
     from ptychodus.model.processing.monitor import ProcessingTaskMonitor
     from ptychodus.model.task_manager import ForegroundTaskManager
@@ -49,15 +56,38 @@ MARKER: Final = '_reads_reconstructor_entry_points'
 _MODEL_LOGGER: Final = 'ptychodus.model.core'
 
 Loaded = tuple[ReconstructorPlugin, 'ReconstructorLibrary']
-_LOADED: Final[WeakKeyDictionary[ProcessingAPI, list[Loaded]]] = WeakKeyDictionary()
-"""Which libraries of the group a running host model has got."""
 
-_TASK_MANAGERS: Final[WeakKeyDictionary[ProcessingTaskMonitor, ForegroundTaskManager]] = WeakKeyDictionary()
-"""Where a monitor of the host queues what the window has to show."""
+
+@dataclasses.dataclass(eq=False)
+class _HostModel:
+    """What the hooks remember of one host model."""
+
+    loaded: list[Loaded]
+    """Plug-ins of the group, and their libraries in this model."""
+
+    algorithm: ref[ProcessingAlgorithmParameter]
+    """Which reconstructor is selected; its observers refer to the objects by which the models are found."""
+
+    task_manager: ForegroundTaskManager
+    """Runs functions in the window's thread."""
+
+    stop_request: StopRequest | None = None
+    """The one of the run that the main thread waits for."""
+
+    def handles_stop_requests(self) -> bool:
+        """Return whether the selected reconstructor is one of the group and observes ``HostRun.should_stop``."""
+        algorithm = self.algorithm()
+        selected = None if algorithm is None else algorithm.get_current_reconstructor()
+        is_of_group = any(selected is reconstructor for _, library in self.loaded for reconstructor in library)
+        return is_of_group and isinstance(selected, HostRunAware)
+
+
+_MODELS: Final[WeakKeyDictionary[ProcessingAPI | ProcessingTaskMonitor, _HostModel]] = WeakKeyDictionary()
+"""The host models of this process, by the objects of theirs that the wrapped methods see."""
 
 
 class UnknownHostError(Exception):
-    """The host's internals are not what this module knows."""
+    """The host's internals are not as this module expects."""
 
 
 @functools.cache
@@ -91,7 +121,7 @@ def _warn(error: UnknownHostError, consequence: str) -> None:
     )
 
 
-# Looking before touching
+# Checks before wrapping
 
 
 def _require_class(module_name: str, class_name: str) -> type[Any]:
@@ -132,7 +162,7 @@ def _is_marked(cls: type[Any]) -> bool:
 
 
 def _wrap_model() -> None:
-    """Wrap the headless half of the host, all of it or nothing.
+    """Wrap the methods of the host that need no window, all of them or none.
 
     Raises:
         UnknownHostError: a class, an argument or an attribute is not there.
@@ -145,21 +175,29 @@ def _wrap_model() -> None:
     train_task = _require_class('ptychodus.model.processing.monitor', 'TrainBackgroundTask')
     reconstruct_task = _require_class('ptychodus.model.processing.monitor', 'ReconstructBackgroundTask')
     api = _require_class('ptychodus.model.processing.api', 'ProcessingAPI')
+    parameter = _require_class('ptychodus.model.processing.api', 'ProcessingAlgorithmParameter')
     task_manager = _require_class('ptychodus.model.task_manager', 'ForegroundTaskManager')
+    model = _require_class('ptychodus.model.core', 'ModelCore')
+    _require_class('ptychodus.api.exit_codes', 'ExitCode')
     _require_parameters(core, ('settings_registry', 'algorithm_libraries', 'task_manager'))
-    _require_attributes(api, ('task_monitor',))
+    _require_attributes(api, ('task_monitor', 'train', 'reconstruct', 'set_reconstructor_if_provided'))
+    _require_attributes(parameter, ('get_current_reconstructor',))
     _require_attributes(task_manager, ('put_foreground_task',))
-    _require_attributes(train_task, ('__call__', 'trainer', 'reconstruct_input'))
+    _require_attributes(model, ('batch_mode_execute',))
+    _require_attributes(train_task, ('__call__', 'task_monitor', 'trainer', 'reconstruct_input'))
     _require_attributes(reconstruct_task, ('__call__', 'task_monitor', 'reconstructor', 'output_product_file'))
 
     wrapt.wrap_function_wrapper(core, '__init__', _init_processing_core)
     wrapt.wrap_function_wrapper(train_task, '__call__', _call_train_task)
     wrapt.wrap_function_wrapper(reconstruct_task, '__call__', _call_reconstruct_task)
+    wrapt.wrap_function_wrapper(api, 'train', _run_with_signals)
+    wrapt.wrap_function_wrapper(api, 'reconstruct', _run_with_signals)
+    wrapt.wrap_function_wrapper(model, 'batch_mode_execute', _execute_batch)
     setattr(core, MARKER, True)
 
 
 def _wrap_controller() -> None:
-    """Wrap the window's half of the host.
+    """Wrap the methods of the host that belong to its window.
 
     Raises:
         UnknownHostError: a class, an argument or an attribute is not there.
@@ -185,7 +223,7 @@ def _wrap_controller() -> None:
 # Libraries
 
 
-def _bind(wrapped: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+def _bind(wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
     return inspect.signature(wrapped).bind(*args, **kwargs)
 
 
@@ -199,12 +237,13 @@ def _init_processing_core(
         *(library for _, library in loaded),
     ]
     wrapped(*bound.args, **bound.kwargs)
-    _LOADED[instance.processing_api] = loaded
-    _TASK_MANAGERS[instance.processing_api.task_monitor] = bound.arguments['task_manager']
+    model = _HostModel(loaded, ref(instance.algorithm_parameter), bound.arguments['task_manager'])
+    _MODELS[instance.processing_api] = model
+    _MODELS[instance.processing_api.task_monitor] = model
 
 
 def _load_libraries(settings_registry: SettingsRegistry) -> list[Loaded]:
-    """Build the library of every entry point; one that fails costs one warning and nothing else."""
+    """Return the library of every entry point; one that fails is left out with one warning."""
     is_developer_mode_enabled = logging.getLogger(_MODEL_LOGGER).getEffectiveLevel() <= logging.DEBUG
     loaded: list[Loaded] = []
 
@@ -222,7 +261,7 @@ def _load_libraries(settings_registry: SettingsRegistry) -> list[Loaded]:
 
 
 def _check_library(library: ReconstructorLibrary, others: list[ReconstructorLibrary]) -> None:
-    """Refuse what the host would stumble over when it builds its algorithm keys."""
+    """Raise an error for a library from which the host could not build its algorithm keys."""
     from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
 
     if not isinstance(library, ReconstructorLibrary):
@@ -262,7 +301,7 @@ def _call_train_task(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    run = HostRun(training_input=instance.reconstruct_input, writes_intermediate_products=False)
+    run = HostRun(instance.reconstruct_input, False, should_stop=_stop_function(_MODELS.get(instance.task_monitor)))
 
     with _host_run(instance.trainer, run):
         wrapped(*args, **kwargs)
@@ -274,19 +313,26 @@ def _call_reconstruct_task(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    task_manager = _TASK_MANAGERS.get(instance.task_monitor)
+    model = _MODELS.get(instance.task_monitor)
     file = instance.output_product_file
-    run = HostRun(None, file is not None, output_folder=None if file is None else Path(file).absolute().parent)
-
-    if task_manager is not None:
-        run = dataclasses.replace(run, call_when_shown=task_manager.put_foreground_task)
+    run = HostRun(
+        None,
+        file is not None,
+        call_when_shown=call_now if model is None else model.task_manager.put_foreground_task,
+        output_folder=None if file is None else Path(file).absolute().parent,
+        should_stop=_stop_function(model),
+    )
 
     with _host_run(instance.reconstructor, run):
         wrapped(*args, **kwargs)
 
 
+def _stop_function(model: _HostModel | None) -> Callable[[], bool]:
+    return never_stop if model is None or model.stop_request is None else model.stop_request.is_made
+
+
 def _host_run(reconstructor: object, run: HostRun) -> ExitStack:
-    """Tell the reconstructor about the call, if it wants to know; the stack tells it that the call has ended."""
+    """Begin ``run`` in a reconstructor that implements ``HostRunAware``; closing the returned stack ends it."""
     stack = ExitStack()
 
     if isinstance(reconstructor, HostRunAware):
@@ -300,6 +346,43 @@ def _host_run(reconstructor: object, run: HostRun) -> ExitStack:
     return stack
 
 
+def _run_with_signals(
+    wrapped: Callable[..., Any], instance: ProcessingAPI, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:  # noqa: ANN401 - what the host's method returns
+    """Run a method of the host that may wait for a run; while it does so, signals stop the run in order."""
+    model = _MODELS.get(instance)
+    arguments = _bind(wrapped, args, kwargs).arguments
+
+    if model is None or not arguments.get('block', False):
+        return wrapped(*args, **kwargs)
+
+    instance.set_reconstructor_if_provided(arguments.get('algorithm'))
+
+    if not model.handles_stop_requests():
+        return wrapped(*args, **kwargs)
+
+    with stop_on_signals() as stop_request:
+        model.stop_request = stop_request
+
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            model.stop_request = None
+
+
+def _execute_batch(
+    wrapped: Callable[..., ExitCode], instance: ModelCore, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> ExitCode:
+    """Run the host's batch mode; a run that a signal has stopped is its exit code 130."""
+    try:
+        return wrapped(*args, **kwargs)
+    except RunInterruptedError as error:
+        from ptychodus.api.exit_codes import ExitCode
+
+        logger.warning('%s', error)
+        return ExitCode.CANCELLED
+
+
 # Panels
 
 
@@ -307,7 +390,8 @@ def _init_processing_controller(
     wrapped: Callable[..., None], instance: ProcessingController, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     bound = _bind(wrapped, args, kwargs)
-    loaded = _LOADED.get(bound.arguments['processing_api'], [])
+    model = _MODELS.get(bound.arguments['processing_api'])
+    loaded = [] if model is None else model.loaded
     bound.arguments['view_controller_factories'] = [
         *bound.arguments['view_controller_factories'],
         *_create_view_controller_factories(loaded, bound.arguments['file_dialog_factory']),
@@ -315,12 +399,12 @@ def _init_processing_controller(
     wrapped(*bound.args, **bound.kwargs)
 
     if loaded:
-        _follow_model(instance, bound.arguments, [library for _, library in loaded])
+        _update_infer_button(instance, bound.arguments, [library for _, library in loaded])
 
 
 def _create_view_controller_factories(
     loaded: list[Loaded],
-    file_dialog_factory: Any,  # noqa: ANN401 - handed through
+    file_dialog_factory: Any,  # noqa: ANN401 - passed on
 ) -> list[ReconstructorViewControllerFactory]:
     from .panel import GuardedViewControllerFactory
 
@@ -340,10 +424,10 @@ def _create_view_controller_factories(
     return factories
 
 
-def _follow_model(
+def _update_infer_button(
     controller: ProcessingController, arguments: Mapping[str, Any], libraries: list[ReconstructorLibrary]
 ) -> None:
-    """Let the Infer button follow the model whenever a run of one of ``libraries`` has ended."""
+    """Update the Infer button whenever a run of one of ``libraries`` has ended."""
     from ptychodus.api.observer import Observable, Observer
 
     algorithm_parameter = arguments['algorithm_parameter']

@@ -18,7 +18,7 @@ LIBRARY_NAME: Final = 'PtychoPINN (PyTorch)'
 
 
 class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
-    """``PtychoPINN (PyTorch)_PINN``, ``..._Supervised`` and ``..._Refine``."""
+    """The reconstructors ``PtychoPINN (PyTorch)_PINN``, ``..._Supervised`` and ``..._Refine``."""
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         super().__init__(LOGGER_NAME)
@@ -31,7 +31,7 @@ class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
 
     @property
     def name(self) -> str:
-        """Name in settings files and in the window; the host's key is its case-folded form."""
+        """Name in settings files and in the window; in the host's keys it is case-folded."""
         return LIBRARY_NAME
 
     def __iter__(self) -> Iterator[Reconstructor]:

@@ -15,13 +15,13 @@ from PyQt5.QtCore import Qt
 from PyQt5.QtWidgets import QGroupBox, QLabel, QWidget
 
 from .library import PtychoPINNPyTorchLibrary
-from .settings import SECTIONS, PtychoPINNSettings, SettingField, concerns, iter_setting_fields
+from .settings import SECTIONS, PtychoPINNSettings, SettingField, is_shown, iter_setting_fields
 
 logger = logging.getLogger(__name__)
 
 
 class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
-    """Makes the panel of each reconstructor: all share one set of settings."""
+    """Creates the panel of each reconstructor; all share one set of settings."""
 
     def __init__(self, library: PtychoPINNPyTorchLibrary) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
 
     @property
     def name(self) -> str:
-        """The library's name, by which the host looks the factory up."""
+        """Name of the library, by which the host finds the factory."""
         return self._library.name
 
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
-        """Build the panel: a box a section, labels with units, tool tips; what is not used is left out."""
+        """Return the panel: a box per section, labels with units, tool tips, without settings that are not used."""
         builder = ParameterViewBuilder()
         fields = [
             field
             for section in SECTIONS
             for field in iter_setting_fields(section)
-            if concerns(reconstructor_name, field)
+            if is_shown(reconstructor_name, field)
         ]
 
         for field in fields:
@@ -59,7 +59,7 @@ def _label(field: SettingField) -> str:
 
 
 def _add_row(builder: ParameterViewBuilder, settings: PtychoPINNSettings, field: SettingField) -> None:
-    """Add the widget that fits the field's type to the box of its section."""
+    """Add the widget for the field's type to the box of its section."""
     parameter = settings.get_parameter(field.section, field.name)
     label, group = _label(field), _box(field)
 
@@ -76,7 +76,7 @@ def _add_row(builder: ParameterViewBuilder, settings: PtychoPINNSettings, field:
 
 
 def _finish_labels(panel: QWidget, tips: Mapping[tuple[str, str], str]) -> None:
-    """Give the labels the tool tips of their fields, and one width, so that the fields of all boxes line up."""
+    """Set the tool tips of the labels, and one width for all, so that the fields of all boxes are aligned."""
     labels = [
         (box, label) for box in panel.findChildren(QGroupBox) for label in box.findChildren(QLabel) if label.text()
     ]
@@ -88,7 +88,7 @@ def _finish_labels(panel: QWidget, tips: Mapping[tuple[str, str], str]) -> None:
 
 
 class GuardedViewControllerFactory(ReconstructorViewControllerFactory):
-    """Shows a message in place of a panel that cannot be built; the host would not start its window at all."""
+    """Shows a message in place of a panel that cannot be built; without it, the host could not start its window."""
 
     def __init__(self, factory: ReconstructorViewControllerFactory) -> None:
         super().__init__()
@@ -96,11 +96,11 @@ class GuardedViewControllerFactory(ReconstructorViewControllerFactory):
 
     @property
     def name(self) -> str:
-        """The name of the guarded factory."""
+        """Name of the guarded factory."""
         return self._factory.name
 
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
-        """Build the guarded factory's panel, or a label that tells why there is none."""
+        """Return the panel of the guarded factory, or a label that says why there is none."""
         try:
             return self._factory.create_view_controller(reconstructor_name)
         except Exception as error:

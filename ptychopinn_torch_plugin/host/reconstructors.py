@@ -1,7 +1,7 @@
-"""The reconstructors that Ptychodus drives: training, inference and refinement in a worker, one call at a time.
+"""The reconstructors that Ptychodus calls: training, inference and refinement in a worker, one call at a time.
 
-The life cycle is written down in ``specs/reconstructor.md``. The host iterates the generators below in a background
-thread, and looks at its Stop button after every value; closing a generator ends the worker.
+``specs/reconstructor.md`` specifies their life cycle. The host iterates the generators below in a background thread and
+checks its Stop button after every value; closing a generator ends the worker.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_workf
 from ..errors import ConfigurationError, InputError, ModelFileError, ModelNotLoadedError, TrainingError
 from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, MODEL_SUFFIX, read_model_header
+from ..storage.training_output import TrainingOutput
 from ..worker import messages
 from ..worker.job import open_job
 from .runs import LOGGER_NAME, WorkerReconstructor
@@ -36,7 +37,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 
 class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
-    """One kind of model, ``'pinn'`` or ``'supervised'``, with the life cycle the host expects."""
+    """Reconstructor with one kind of model, ``'pinn'`` or ``'supervised'``."""
 
     def __init__(self, name: str, model_type: ModelType, settings: PtychoPINNSettings) -> None:
         super().__init__(name, settings)
@@ -46,19 +47,19 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     # Model file
 
     def is_model_loaded(self) -> bool:
-        """Whether a model was trained or loaded."""
+        """Return whether a model was trained or loaded."""
         return self._model_file is not None
 
     def get_model_file_filter(self) -> str:
-        """Filter of the host's file dialogs for models."""
+        """Return the filter of the host's file dialogs for models."""
         return f'PtychoPINN (PyTorch) Models (*{MODEL_SUFFIX})'
 
     def get_model_file_extension(self) -> str:
-        """Extension of model files, with the dot."""
+        """Return the extension of model files, with the dot."""
         return MODEL_SUFFIX
 
     def load_model_from_file(self, file_path: Path) -> None:
-        """Use the model in ``file_path`` from now on. Only its header is read here; the worker loads the weights.
+        """Load the model in ``file_path``. Only its header is read here; the worker reads the weights.
 
         Raises:
             ModelFileError: the file is not a model of this package, or one of the other reconstructor.
@@ -95,7 +96,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
         """Copy the loaded model to ``file_path``; either the whole file appears there or nothing changes.
 
         Raises:
-            ModelNotLoadedError: no model was trained or loaded, or its file has gone.
+            ModelNotLoadedError: no model was trained or loaded, or its file is no longer there.
         """
         source = self._require_model_file('save')
         target = Path(file_path)
@@ -109,7 +110,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     # Training data
 
     def get_training_data_file_filter(self) -> str:
-        """Filter of the host's file dialogs for training data."""
+        """Return the filter of the host's file dialogs for training data."""
         return 'PtychoPINN Training Data (*.npz)'
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
@@ -118,7 +119,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
         write_training_npz(file_path, scan_from_reconstruct_input(parameters))
 
     def _read_training_scans(self, folder: Path) -> list[RawScan]:
-        """Find training data: NPZ files in the folder, then the host's files in it, then the selected product.
+        """Read the training data: NPZ files in the folder, else the host's files in it, else the selected product.
 
         Raises:
             InputError: there is none of the three, or what there is cannot be used.
@@ -144,7 +145,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
 
         raise InputError(
             f'{folder} holds no training data: neither *.npz files with an array "diff3d" nor {DIFFRACTION_FILE} '
-            f'together with {PRODUCT_FILE} were found, and no product was handed over. Choose a folder that has '
+            f'together with {PRODUCT_FILE} were found, and no product is selected. Choose a folder that has '
             'them, or export training data into it.'
         )
 
@@ -153,8 +154,8 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data in ``input_path`` and write ``model.safetensors`` into ``output_path``.
 
-        Yields at least once a second. The model written becomes the loaded one when the run ends, also when it was
-        stopped by closing this generator.
+        Yields at least once a second. When the run ends, also by an error, by closing this generator or by a signal in
+        batch mode, the model that it wrote becomes the loaded one, and the log says what the output folder holds.
 
         Raises:
             InputError: there is no usable training data.
@@ -163,29 +164,28 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
             WorkerError: the worker failed or died.
         """
         with self.run('Training'):
-            model_file = Path(output_path).absolute() / MODEL_FILE
-            before = _fingerprint(model_file)
-            losses = _Losses()
-            yield losses.output(0)
+            output = TrainingOutput(Path(output_path))
+            losses = _LossHistory()
+            yield losses.to_output(0)
 
             try:
-                yield from self._train(Path(input_path), model_file.parent, losses)
+                yield from self._train(Path(input_path), output.model_file.parent, losses)
             finally:
-                is_written = self._adopt(model_file, before)
+                self._load_trained(output)
 
-            if not is_written:
-                raise TrainingError(f'Training ended without a model in {model_file.parent}: see the log above.')
+            if not output.has_model():
+                raise TrainingError(f'Training ended without a model in {output.model_file.parent}: see the log above.')
 
-            yield losses.output(self._progress.finish())
+            yield losses.to_output(self._progress.done if self.is_stopped else self._progress.finish())
 
-    def _train(self, input_folder: Path, output_folder: Path, losses: _Losses) -> Iterator[TrainOutput]:
+    def _train(self, input_folder: Path, output_folder: Path, losses: _LossHistory) -> Iterator[TrainOutput]:
         config = self._settings.build_config(self._model_type)
         scans = self._read_training_scans(input_folder)
         output_folder.mkdir(parents=True, exist_ok=True)
 
         with (
             open_job('train', scans, config, output_folder=output_folder) as job,
-            closing(self.hear(job)) as received,
+            closing(self.run_worker(job)) as received,
         ):
             scans.clear()  # the worker reads its own copy
 
@@ -193,18 +193,14 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
                 if isinstance(message, messages.Losses):
                     losses.add(message)
 
-                yield losses.output(self._progress.done)
+                yield losses.to_output(self._progress.done)
 
-    def _adopt(self, model_file: Path, before: tuple[int, ...] | None) -> bool:
-        """Use the model of the run that has ended, however it ended; without one, what was loaded before stays."""
-        after = _fingerprint(model_file)
-        is_written = after is not None and after != before
+    def _load_trained(self, output: TrainingOutput) -> None:
+        """Load the model of the run that has ended; without one, the model loaded before is kept."""
+        logger.info('%s', output.describe())
 
-        if is_written:
-            self._model_file = model_file
-            logger.info('The %s model %s is loaded.', self._name, model_file)
-
-        return is_written
+        if output.has_model():
+            self._model_file = output.model_file
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Reconstruct with the loaded model, then refine as the settings say; the last value yielded holds the result.
@@ -230,7 +226,7 @@ class RefineReconstructor(WorkerReconstructor):
 
         Raises:
             InputError: the input cannot be reconstructed.
-            ConfigurationError: a setting is out of range, or no epochs are asked for.
+            ConfigurationError: a setting is out of range, or the number of epochs is 0.
             WorkerError: the worker failed or died.
         """
         with self.run('Refinement'):
@@ -238,14 +234,14 @@ class RefineReconstructor(WorkerReconstructor):
 
             if config.refinement.refine_epochs == 0:
                 raise ConfigurationError(
-                    '[PtychoPINNPyTorchRefinement] refine_epochs = 0: "Refine" does nothing but refine, ask for epochs.'
+                    '[PtychoPINNPyTorchRefinement] refine_epochs = 0: "Refine" needs at least one epoch.'
                 )
 
             yield from self.products(parameters, 'refine', config, None)
 
 
-class _Losses:
-    """Losses of the epochs so far, in the host's form."""
+class _LossHistory:
+    """Losses of the epochs so far, in the host's own classes."""
 
     def __init__(self) -> None:
         self._training: list[LossValue] = []
@@ -257,12 +253,12 @@ class _Losses:
         if message.validation is not None:
             self._validation.append(LossValue(message.epoch, message.validation))
 
-    def output(self, progress: int) -> TrainOutput:
+    def to_output(self, progress: int) -> TrainOutput:
         return TrainOutput(tuple(self._training), tuple(self._validation), progress)
 
 
 def _holds_patterns(path: Path) -> bool:
-    """Whether an NPZ file holds training data, told from its table of contents alone."""
+    """Return whether an NPZ file holds training data; only its table of contents is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             holds = _PATTERNS_MEMBER in archive.namelist()
@@ -273,13 +269,3 @@ def _holds_patterns(path: Path) -> bool:
         logger.info('%s holds no array "diff3d": no training data.', path.name)
 
     return holds
-
-
-def _fingerprint(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""What the reconstructors share: a run in the worker, its progress, and products at a pace the window can follow."""
+"""Base of the reconstructors: a run in the worker, its progress, and products at a rate that the window can show."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 from ptychodus.api.reconstruct import ReconstructInput, Reconstructor, ReconstructOutput
 
 from ..data.io.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
+from ..errors import MemoryLimitError
 from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
 from ..worker.parent import run_job
-from .entry_point import HostRun
+from .contract import HostRun
 from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:
@@ -25,25 +26,25 @@ if TYPE_CHECKING:
 LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
 
 _YIELD_INTERVAL_S: Final = 0.5
-"""Between two values yielded for the progress bar alone; each costs the window a redraw."""
+"""Shortest time between two values yielded for the progress bar alone; the window redraws for each."""
 
 _SHOW_INTERVAL_S: Final = 1.0
-"""Least time between two products shown; the host itself looks for news once a second."""
+"""Shortest time between two products shown; the host itself updates its window once a second."""
 
-_SHOW_PATIENCE_S: Final = 10.0
-"""Where nothing is shown (no window), a product is yielded so often all the same: only then Stop is looked at."""
+_SHOW_TIMEOUT_S: Final = 10.0
+"""Longest time between two products, also where none is shown (no window): the host checks Stop after each."""
 
 logger = logging.getLogger(LOGGER_NAME)
 
 
 class WorkerReconstructor(Reconstructor):
-    """A reconstructor whose work is done by the worker; the base of those with and without a model."""
+    """A reconstructor whose work is done in a worker process; base of those with and without a model."""
 
     def __init__(self, name: str, settings: PtychoPINNSettings) -> None:
         self._name = name
         self._settings = settings
         self._host_run: HostRun | None = None
-        self._progress = Progress()
+        self._progress = RunProgress()
 
     @property
     def name(self) -> str:
@@ -51,12 +52,12 @@ class WorkerReconstructor(Reconstructor):
         return self._name
 
     def get_progress_goal(self) -> int:
-        """Units of work of the present run, at least 1 (the host hides Stop while there is no goal)."""
+        """Return the units of work of the present run, at least 1 (the host hides Stop while the goal is 0)."""
         return self._progress.goal
 
     @contextmanager
     def begin_host_run(self, run: HostRun) -> Iterator[None]:
-        """Know about the host's call while it lasts; the input it holds is released afterwards."""
+        """Use what the host knows about its call while that lasts; the input is released afterwards."""
         self._host_run = run
 
         try:
@@ -66,35 +67,45 @@ class WorkerReconstructor(Reconstructor):
 
     @contextmanager
     def run(self, what: str) -> Iterator[None]:
-        """Start with fresh progress; say in the reconstructor's own log why a run failed, the window shows no other."""
-        self._progress = Progress()
+        """Reset the progress; log the reason when the run fails, in the one log that the window shows.
+
+        Raises:
+            MemoryLimitError: the memory of the host's process ran out.
+        """
+        self._progress = RunProgress()
 
         try:
-            yield
+            with _described_memory_errors():
+                yield
         except Exception as error:
             logger.error('%s failed: %s', what, error)
             raise
 
-    def hear(self, job: Job) -> Generator[messages.Message, None, None]:
-        """Run ``job`` in the worker and yield what is worth the host's attention; closing this ends the worker."""
-        return listen(run_job(job), self._progress)
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal has requested the end of the present run."""
+        return self._host_run is not None and self._host_run.should_stop()
+
+    def run_worker(self, job: Job) -> Generator[messages.Message, None, None]:
+        """Run ``job`` in a worker and yield the messages that the host has to see; closing this ends the worker."""
+        return filter_messages(run_job(job, should_stop=lambda: self.is_stopped), self._progress)
 
     def products(
         self, parameters: ReconstructInput, kind: JobKind, config: Config, model_file: Path | None
     ) -> Iterator[ReconstructOutput]:
         """Run a reconstruction in the worker and yield its products, the result last.
 
-        Where the host shows intermediate products, they are previews (or the product so far, so that the host gets to
-        look at Stop), no more than the window can show. Where it writes every product to a file, they are those that
-        ``batch_interval`` asks for, and the judgement goes beside them. Where nothing is known about the host, only
-        the result is yielded.
+        Where the host shows intermediate products, they are previews (or the product so far, so that the host can check
+        Stop), no more than the window can show. Where it writes every product to a file, they are those that
+        ``batch_interval`` asks for, and the metrics are written beside them. Where nothing is known about the host,
+        only the result is yielded.
         """
         host = self._host_run
         is_batch = host is not None and host.writes_intermediate_products
-        pace = None if host is None or is_batch else Pace(host.call_when_shown)
+        pacer = None if host is None or is_batch else ProductPacer(host.call_when_shown)
         file_interval = config.inference.batch_interval if is_batch else 0
 
-        if pace is None:
+        if pacer is None:
             config = _with_preview_interval(config, file_interval)
 
         scan = scan_from_reconstruct_input(parameters)
@@ -113,7 +124,7 @@ class WorkerReconstructor(Reconstructor):
                 pixel_m=pixel_m,
                 keeps_previews=file_interval > 0,
             ) as job,
-            closing(self.hear(job)) as received,
+            closing(self.run_worker(job)) as received,
         ):
             for message in received:
                 if isinstance(message, messages.Preview):
@@ -127,27 +138,30 @@ class WorkerReconstructor(Reconstructor):
                     if preview is not None:
                         yield ReconstructOutput(with_object(product, preview), self._progress.done)
 
-                if pace is not None and pace.is_due():
+                if pacer is not None and pacer.is_due():
                     preview, newest = None if newest is None else read_preview(newest), None
                     product = product if preview is None else with_object(product, preview)
                     yield ReconstructOutput(product, self._progress.done)
-                    pace.begin()
+                    pacer.begin()
 
             reconstruction = read_result(job.folder)
+
+        if self.is_stopped:
+            logger.warning('The run was stopped by a signal: the product holds the result so far.')
 
         _log_resolution(reconstruction, pixel_m)
         yield ReconstructOutput(product_from_reconstruction(parameters, reconstruction), self._progress.finish())
 
 
-class Progress:
-    """Work done and to do in one run."""
+class RunProgress:
+    """Units of work done, and to be done, in one run."""
 
     def __init__(self) -> None:
         self.done = 0
         self.goal = 1
 
     def update(self, message: messages.Progress) -> None:
-        """Take over what the worker reports."""
+        """Take the values that the worker reports."""
         self.goal = max(message.goal, 1)
         self.done = min(max(message.done, 0), self.goal)
 
@@ -157,8 +171,11 @@ class Progress:
         return self.goal
 
 
-class Pace:
-    """When the next product may be yielded: the window must have shown the last one, and had as long for its user."""
+class ProductPacer:
+    """Times the products yielded to a window.
+
+    The next one is due when the window has shown the last one and then was free for its user for as long as that took.
+    """
 
     def __init__(
         self, call_when_shown: Callable[[Callable[[], None]], None], clock: Callable[[], float] = time.monotonic
@@ -168,13 +185,13 @@ class Pace:
         self._next = clock()
 
     def is_due(self) -> bool:
-        """Whether the window has had its time."""
+        """Return whether the next product may be yielded."""
         return self._clock() >= self._next
 
     def begin(self) -> None:
-        """Count from now on: a product was handed to the window."""
+        """Start the time of a product that was just yielded."""
         begun = self._clock()
-        self._next = begun + _SHOW_PATIENCE_S
+        self._next = begun + _SHOW_TIMEOUT_S
 
         def shown() -> None:
             now = self._clock()
@@ -183,14 +200,14 @@ class Pace:
         self._call_when_shown(shown)
 
 
-def listen(
+def filter_messages(
     received: Generator[messages.Message, None, None],
-    progress: Progress,
+    progress: RunProgress,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[messages.Message, None, None]:
-    """Log the records, keep the progress, and pass on what is worth a value of its own.
+    """Write log records to the log, update ``progress``, and yield the messages that the host has to see.
 
-    Losses and previews are passed on at once; heartbeats and progress at most every ``_YIELD_INTERVAL_S``, because the
+    Losses and previews are yielded at once; heartbeats and progress at most every ``_YIELD_INTERVAL_S``, because the
     host redraws its window for each. Closing this generator closes ``received``.
     """
     last = clock()
@@ -209,19 +226,33 @@ def listen(
                 yield message
 
 
+@contextmanager
+def _described_memory_errors() -> Iterator[None]:
+    """Say what to do when the memory of the host's process, which holds the patterns as well, runs out."""
+    try:
+        yield
+    except MemoryLimitError:
+        raise
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f'The main memory is too small for this scan ({error or "MemoryError"}): crop or bin the patterns, use '
+            'fewer positions, or a machine (or a cluster job) with more memory.'
+        ) from error
+
+
 def _with_preview_interval(config: Config, interval: int) -> Config:
     inference = config.inference.model_copy(update={'preview_interval': interval})
     return config.model_copy(update={'inference': inference})
 
 
 def _log_resolution(reconstruction: Reconstruction, pixel_m: tuple[float, float]) -> None:
-    """Say the resolution of the half scans in metres, too: the worker knows pixels only."""
-    rings = None if reconstruction.metrics is None else reconstruction.metrics.frc
+    """Log the resolution of the half scans in nanometres; the worker's own log has it in pixels."""
+    frc = None if reconstruction.metrics is None else reconstruction.metrics.frc
 
-    if rings is not None and rings.resolution_px is not None:
+    if frc is not None and frc.resolution_px is not None:
         logger.info(
             'Resolution of the half scans: %.3g nm (pixels of %.3g x %.3g nm).',
-            rings.resolution_px * max(pixel_m) * 1e9,
+            frc.resolution_px * max(pixel_m) * 1e9,
             pixel_m[0] * 1e9,
             pixel_m[1] * 1e9,
         )

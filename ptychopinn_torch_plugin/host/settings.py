@@ -1,9 +1,9 @@
-"""Ptychodus settings groups derived from the configuration tree, and the way back.
+"""Settings groups of Ptychodus made from the configuration tree, and a configuration made from their values.
 
-Every labelled field of :mod:`ptychopinn_torch_plugin.config` becomes one parameter; nothing is written twice. The
-host's parameters clamp silently: ``get_value`` moves an integer or a real number into its inclusive bounds, and
-exclusive bounds (``gt``, ``lt``) cannot be given to them at all. A value is therefore read back the way a settings
-file spells it (``get_value_as_string`` does not clamp) and validated by the tree itself, so a value out of range is
+Every labelled field of :mod:`ptychopinn_torch_plugin.config` becomes one parameter; names and defaults are written
+there only. The host's parameters clamp silently: ``get_value`` moves an integer or a real number into its inclusive
+bounds, and exclusive bounds (``gt``, ``lt``) cannot be given to them at all. Values are therefore read as a settings
+file would hold them (``get_value_as_string`` does not clamp) and validated by the tree, so that a value out of range is
 refused by name instead of being replaced by another one.
 """
 
@@ -60,7 +60,7 @@ _KINDS: Final[dict[object, Kind]] = {int: int, float: float, bool: bool, str: st
 
 @dataclass(frozen=True)
 class SettingField:
-    """One field of the tree that users see."""
+    """One field of the configuration tree that users see."""
 
     section: str
     name: str
@@ -79,12 +79,12 @@ class SettingField:
     @property
     def caption(self) -> str:
         """Label with the unit, for example ``Batch size [groups]``, unless the label says it (``CPU threads``)."""
-        is_said = not self.unit or self.unit.casefold() in self.label.casefold().split()
-        return self.label if is_said else f'{self.label} [{self.unit}]'
+        is_in_label = not self.unit or self.unit.casefold() in self.label.casefold().split()
+        return self.label if is_in_label else f'{self.label} [{self.unit}]'
 
 
 def group_name(section: str) -> str:
-    """Name of the settings group of a section: ``training`` is ``PtychoPINNPyTorchTraining``."""
+    """Return the name of the settings group of a section: ``training`` is ``PtychoPINNPyTorchTraining``."""
     return GROUP_PREFIX + section.capitalize()
 
 
@@ -92,7 +92,7 @@ def iter_setting_fields(section: str) -> Iterator[SettingField]:
     """Yield the labelled fields of a section of the tree in their order.
 
     Raises:
-        TypeError: a labelled field has a type the host has no parameter for.
+        TypeError: the host has no parameter for the type of a labelled field.
     """
     for name, field in SECTIONS[section].model_fields.items():
         if field.title is not None:
@@ -102,13 +102,13 @@ def iter_setting_fields(section: str) -> Iterator[SettingField]:
 _REFINE_USES: Final = frozenset(
     {'batch_size', 'preview_interval', 'batch_interval', 'half_scans', 'accelerator', 'threads'}
 )
-"""Inference settings that mean something without a network."""
+"""Inference settings that have an effect without a network."""
 
 
-def concerns(reconstructor_name: str, field: SettingField) -> bool:
-    """Whether a reconstructor's panel (by its name, any case) shows a setting.
+def is_shown(reconstructor_name: str, field: SettingField) -> bool:
+    """Return whether the panel of a reconstructor (by its name, any case) shows a setting.
 
-    "Refine" has no network to set, and how a run is executed is for settings files and scripts only.
+    "Refine" has no network, and the section ``execution`` is for settings files and scripts only.
     """
     if field.section == 'execution':
         return False
@@ -172,13 +172,13 @@ class PtychoPINNSettings:
                 field.name: _create_parameter(group, field) for field in iter_setting_fields(section)
             }
             for name, parameter in self._parameters[section].items():
-                self._survive_unreadable(section, name, parameter)
+                self._accept_unreadable(section, name, parameter)
 
-    def _survive_unreadable(self, section: str, name: str, parameter: Parameter[Any]) -> None:
+    def _accept_unreadable(self, section: str, name: str, parameter: Parameter[Any]) -> None:
         """Let the host start with a settings file whose text for this parameter is no value of its kind.
 
-        The host's parameters raise there, and the application with them. The text is kept and refused by name when a
-        run begins, unless the parameter has another value by then.
+        The host's parameters raise an error, which would end the application. Here the text is kept and refused by
+        name when a run begins, unless the parameter has another value by then.
         """
         read = parameter.set_value_from_string
 
@@ -197,7 +197,7 @@ class PtychoPINNSettings:
         return self._parameters[section][name]
 
     def build_config(self, model_type: ModelType) -> Config:
-        """Freeze the present values into a configuration for one kind of model.
+        """Return the present values as a configuration for one kind of model.
 
         Raises:
             ConfigurationError: a value is out of its range or choices; the message names ``[Group] name``.

@@ -28,7 +28,8 @@ IGNORED_SIGNALS = _existing('SIGINT', 'SIGUSR2')
 """Do nothing: what Ctrl-C means is decided by the parent, and SIGUSR2 is for the batch script of a cluster's job."""
 
 STACK_SIGNALS = _existing('SIGUSR1')
-"""Write the stacks of all threads to the error output; the parent asks for that when there is no progress."""
+"""Write the stacks of all threads to the error output and do nothing else; the parent sends it to a worker that makes
+no progress."""
 
 _HANDLED = STOP_SIGNALS | IGNORED_SIGNALS | STACK_SIGNALS
 

@@ -24,7 +24,7 @@ PIXEL = PixelGeometry(width_m=1e-8, height_m=1e-8)
 
 
 def make_reconstruct_input() -> ReconstructInput:
-    """Six odd, non-square patterns of noise around a probe; enough for all but physics."""
+    """Six odd, non-square patterns of noise around a probe; enough for everything but physics."""
     rng = np.random.default_rng(3)
     probe = rng.normal(size=(1, 1, *PATTERN_SHAPE)) + 1j * rng.normal(size=(1, 1, *PATTERN_SHAPE))
     offsets = rng.uniform(-8, 8, size=(POSITIONS, 2)) * PIXEL.width_m
@@ -64,6 +64,6 @@ def workflow_folder(tmp_path: Path, reconstruct_input: ReconstructInput) -> Path
 
 @pytest.fixture
 def host_model() -> Iterator[ModelCore]:
-    """The real host with its task thread running; our libraries come in through the installed seam."""
+    """The real host with its task thread running; our libraries come in through the installed hooks."""
     with ModelCore() as model:
         yield model

@@ -1,4 +1,4 @@
-"""A worker that runs at once and in this process: what the reconstructors see of one, without the computation."""
+"""A worker that runs at once and in this process: the messages of one, without the computation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_model(path: Path, config: Config) -> None:
 
 
 def finish(job: Job) -> Generator[Message, None, None]:
-    """Do at once what a good run leaves behind."""
+    """Write at once the files of a successful run."""
     if job.kind == 'train':
         assert job.output_folder is not None
         write_model(job.output_folder / 'model.safetensors', job.config)
@@ -66,14 +66,16 @@ def finish(job: Job) -> Generator[Message, None, None]:
 
 @dataclass
 class FakeWorker:
-    """Stands in for ``run_job``: plays a script and remembers what it was asked and how it ended."""
+    """Replaces ``run_job``: plays a script and remembers its jobs and how often one ended."""
 
     script: Script = finish
     jobs: list[Job] = field(default_factory=list)
     scan_names: list[list[str]] = field(default_factory=list)
     ended: int = 0
+    should_stop: Callable[[], bool] = lambda: False
 
-    def __call__(self, job: Job) -> Generator[Message, None, None]:
+    def __call__(self, job: Job, *, should_stop: Callable[[], bool] = lambda: False) -> Generator[Message, None, None]:
+        self.should_stop = should_stop
         self.jobs.append(job)
         self.scan_names.append([scan.name for scan in read_scans(job.folder)])
 

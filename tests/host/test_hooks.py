@@ -1,4 +1,4 @@
-"""The seam in the real host: what it adds, what it costs, and what it does when things are not as expected."""
+"""The hooks in the real host: what they add and cost, and what they do when the host is not as expected."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from ptychodus.model.processing.monitor import (
     TrainBackgroundTask,
 )
 
-from ptychopinn_torch_plugin.host import hooks as seam
-from ptychopinn_torch_plugin.host.entry_point import ENTRY_POINT_GROUP, HostRun, PtychoPINNPyTorchPlugin, plugin
+from ptychopinn_torch_plugin.host import hooks
+from ptychopinn_torch_plugin.host.contract import ENTRY_POINT_GROUP, HostRun
+from ptychopinn_torch_plugin.host.entry_point import PtychoPINNPyTorchPlugin, plugin
 
 KEYS = ('ptychopinn (pytorch)_pinn', 'ptychopinn (pytorch)_supervised')
 OWN = EntryPoint('ptychopinn-pytorch', 'ptychopinn_torch_plugin.host.entry_point:plugin', ENTRY_POINT_GROUP)
@@ -89,11 +90,11 @@ def test_headless_host_loads_no_heavy_library_and_one_warning_at_most() -> None:
 
 
 def test_applying_twice_wraps_once() -> None:
-    seam.apply()
+    hooks.apply()
     before = vars(ProcessingCore)['__init__']
     assert isinstance(before, wrapt.FunctionWrapper)
-    seam.apply.cache_clear()
-    seam.apply()
+    hooks.apply.cache_clear()
+    hooks.apply()
     assert vars(ProcessingCore)['__init__'] is before
     assert not isinstance(before.__wrapped__, wrapt.FunctionWrapper)
 
@@ -160,7 +161,7 @@ no_library = NoLibraryPlugin()
 
 
 def use_entry_points(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    monkeypatch.setattr(seam, 'entry_points', lambda group: [item for item in entries if item.group == group])
+    monkeypatch.setattr(hooks, 'entry_points', lambda group: [item for item in entries if item.group == group])
 
 
 def entry(name: str, value: str) -> EntryPoint:
@@ -189,7 +190,7 @@ def test_broken_entry_point_costs_one_warning_and_nothing_else(
 ) -> None:
     use_entry_points(monkeypatch, entry('a-broken', value), OWN)
     model = ModelCore()
-    warnings = [record.getMessage() for record in caplog.records if record.name == seam.logger.name]
+    warnings = [record.getMessage() for record in caplog.records if record.name == hooks.logger.name]
 
     assert set(KEYS) <= set(list_algorithms(model))
     assert len(warnings) == 1
@@ -208,7 +209,7 @@ def test_second_library_of_one_name_is_refused(
 def test_entry_point_listed_twice_loads_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     use_entry_points(monkeypatch, OWN, OWN)
     assert set(KEYS) <= set(list_algorithms(ModelCore()))
-    assert seam.logger.name not in {record.name for record in caplog.records}
+    assert hooks.logger.name not in {record.name for record in caplog.records}
 
 
 # Another version of the host
@@ -250,7 +251,7 @@ def test_unknown_host_is_left_alone_with_one_warning(name: str) -> None:
     assert 'Ptychodus is left alone' in found['log']
 
 
-def test_seam_survives_a_broken_package() -> None:
+def test_host_starts_with_a_broken_package() -> None:
     found = run_python(
         'import json, logging, sys\n'
         'logging.basicConfig(stream=sys.stdout)\n'

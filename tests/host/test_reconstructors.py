@@ -24,7 +24,7 @@ from ptychopinn_torch_plugin.errors import (
     WorkerError,
 )
 from ptychopinn_torch_plugin.host import runs as module
-from ptychopinn_torch_plugin.host.entry_point import HostRun
+from ptychopinn_torch_plugin.host.contract import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.host.reconstructors import PtychoPINNReconstructor
 from ptychopinn_torch_plugin.worker.job import Job
@@ -466,8 +466,8 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
         yield from (Progress(step, 100) for step in range(100))
 
     times = (0.1 * tick for tick in range(1000))
-    progress = module.Progress()
-    passed = list(module.listen(received(), progress, clock=lambda: next(times)))
+    progress = module.RunProgress()
+    passed = list(module.filter_messages(received(), progress, clock=lambda: next(times)))
     assert [message.done for message in passed if isinstance(message, Progress)] == list(range(4, 100, 5))
     assert (progress.done, progress.goal) == (99, 100)
 
@@ -475,7 +475,7 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
 def test_products_are_yielded_no_faster_than_the_window_shows_them() -> None:
     now = 100.0
     shown: list[Callable[[], None]] = []
-    pace = module.Pace(shown.append, clock=lambda: now)
+    pace = module.ProductPacer(shown.append, clock=lambda: now)
     assert pace.is_due()
 
     pace.begin()
@@ -488,7 +488,7 @@ def test_products_are_yielded_no_faster_than_the_window_shows_them() -> None:
     assert pace.is_due()
 
     pace.begin()
-    now += module._SHOW_PATIENCE_S
+    now += module._SHOW_TIMEOUT_S
     assert pace.is_due()  # nobody shows anything: Stop is looked at all the same
 
 

@@ -1,0 +1,82 @@
+"""The contract of the entry-point group ``ptychodus.reconstructors``.
+
+Another package can follow it without importing this one; ``docs/entry-points.md`` describes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from ptychodus.api.reconstruct import ReconstructInput, ReconstructorLibrary
+    from ptychodus.api.settings import SettingsRegistry
+    from ptychodus.controller.data import FileDialogFactory
+    from ptychodus.controller.processing import ReconstructorViewControllerFactory
+
+ENTRY_POINT_GROUP: Final = 'ptychodus.reconstructors'
+
+
+def call_now(function: Callable[[], None]) -> None:
+    """Call ``function``: where no window has to show anything first."""
+    function()
+
+
+def never_stop() -> bool:
+    """Return False: where nothing but the host's own Stop ends a run early."""
+    return False
+
+
+class ReconstructorPlugin(Protocol):
+    """Object that an entry point of the group names: a module, an instance or a class."""
+
+    def create_library(
+        self, settings_registry: SettingsRegistry, is_developer_mode_enabled: bool
+    ) -> ReconstructorLibrary:
+        """Return a new library, once per host model; it creates its settings groups in ``settings_registry``.
+
+        The library's name must contain no underscore (the host splits its algorithm keys there). Neither Qt nor a
+        GPU library may be imported.
+        """
+
+    def create_view_controller_factory(
+        self, library: ReconstructorLibrary, file_dialog_factory: FileDialogFactory
+    ) -> ReconstructorViewControllerFactory:
+        """Return the factory of the library's panels; called only when the window opens, so it may import Qt."""
+
+
+@dataclass(frozen=True, eq=False)
+class HostRun:
+    """One call of a reconstructor by the host, with what the host does not pass on itself."""
+
+    training_input: ReconstructInput | None
+    """Input prepared from the product selected for training; None for a reconstruction."""
+
+    writes_intermediate_products: bool
+    """True where the host writes every yielded product to a file (batch mode): yield previews there only if the user
+    asks for them."""
+
+    call_when_shown: Callable[[Callable[[], None]], None] = call_now
+    """Calls a function in the window's thread once everything yielded so far is displayed. The host redraws its window
+    for every product; a reconstructor that yields faster than that freezes the window, Stop button included."""
+
+    output_folder: Path | None = None
+    """Folder that the host writes the products of a reconstruction into; None where it writes none (the window)."""
+
+    should_stop: Callable[[], bool] = never_stop
+    """Returns True once Ctrl-C or a scheduler's signal has requested a stop (batch mode): finish early, keep the result
+    so far, yield it and return. Stop in the window closes the generator instead."""
+
+
+@runtime_checkable
+class HostRunAware(Protocol):
+    """Reconstructor that uses :class:`HostRun`; implementing this is optional.
+
+    One that does must observe ``HostRun.should_stop``: while it runs in batch mode, Ctrl-C does nothing else.
+    """
+
+    def begin_host_run(self, run: HostRun) -> AbstractContextManager[None]:
+        """Begin the call described by ``run``; the host leaves the returned context when the call has ended."""
