@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .types import Reconstruction
 
 
 class Observer(Protocol):
@@ -24,6 +27,12 @@ class Observer(Protocol):
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         """Receive the present object, complex64 ``(h, w)`` on the product's grid, transmission about 1 in vacuum."""
 
+    def on_result(self, reconstruction: Reconstruction) -> None:
+        """Receive the result before half scans are compared: what follows adds to its metrics only.
+
+        It can be kept now, so that a failure later does not lose it.
+        """
+
     def should_stop(self) -> bool:
         """Return whether the run shall finish its current batch, keep its result so far and return."""
 
@@ -39,6 +48,9 @@ class SilentObserver:
 
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         """Ignore the preview."""
+
+    def on_result(self, reconstruction: Reconstruction) -> None:
+        """Ignore the result; the function that computes it returns it, too."""
 
     def should_stop(self) -> bool:
         """Return False: never stop."""

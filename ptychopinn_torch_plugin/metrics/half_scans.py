@@ -54,6 +54,7 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
         )
     goal = _Goal()
     whole = run(scan, _once(config), _PartObserver(observer, goal, 0))
+    observer.on_result(whole)
     halves = []
     for part, name in ((1, 'odd'), (2, 'even')):
         if observer.should_stop():
@@ -130,6 +131,9 @@ class _PartObserver:
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         if self._number == 0:
             self._observer.on_preview(object_array)
+
+    def on_result(self, reconstruction: Reconstruction) -> None:
+        """Ignore the result of a part: the caller reports that of the whole scan."""
 
     def should_stop(self) -> bool:
         return self._observer.should_stop()
