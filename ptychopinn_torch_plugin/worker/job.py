@@ -179,11 +179,14 @@ def read_scans(folder: Path) -> tuple[RawScan, ...]:
 def write_result(folder: Path, reconstruction: Reconstruction) -> None:
     """Write ``reconstruction`` into the job's folder; its metrics come last, without them it is complete as well.
 
+    Called a second time for the same reconstruction, it replaces the metrics only: the result stays complete.
+
     Raises:
         WorkerError: the disk is full or the folder cannot be written.
     """
     result = folder / _RESULT
-    _write_record(result, _RESULT, dataclasses.replace(reconstruction, metrics=None))
+    if not has_result(folder):
+        _write_record(result, _RESULT, dataclasses.replace(reconstruction, metrics=None))
     metrics = reconstruction.metrics
     if metrics is not None:
         if metrics.frc is not None:
@@ -242,6 +245,7 @@ def _write_record(
     plain = {key: value for key, value in values.items() if key not in arrays}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _header(folder, name).unlink(missing_ok=True)
         for key, array in arrays.items():
             np.save(folder / f'{key}.npy', array, allow_pickle=False)
         header = {'arrays': list(arrays), 'values': plain}

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..types import Reconstruction
 from .channel import Channel, StopFlag
+from .job import write_result
 from .messages import Losses, Preview, Progress
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class ChannelObserver:
         self._next_preview = 0.0
         self._previews: list[Path] = []
         self._preview_count = 0
+        self._has_skipped_previews = False
 
     def on_progress(self, done: int, goal: int) -> None:
         """Send the progress, at most ten times a second; the last one (``done >= goal``) is always sent."""
@@ -52,16 +55,20 @@ class ChannelObserver:
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         """Write the object, ``(h, w)``, to a new file, and send its progress and then its path.
 
-        At most four previews a second are written, and only the last two files stay, unless all are to be kept.
+        At most four previews a second are written, and only the last two files stay, unless all are to be kept. A
+        preview that cannot be written (no space) is skipped: the run does not depend on it.
         """
         if time.monotonic() < self._next_preview and not self._keeps_previews:
             return
         self._preview_count += 1
         path = self._folder / f'preview-{self._preview_count:06d}.npy'
-        unfinished = path.with_suffix('.tmp')
-        with unfinished.open('wb') as file:
-            np.save(file, np.asarray(object_array, dtype=np.complex64), allow_pickle=False)
-        unfinished.replace(path)
+        try:
+            _write_array(path, np.asarray(object_array, dtype=np.complex64))
+        except OSError as error:
+            if not self._has_skipped_previews:
+                logger.warning('Previews are skipped: %s cannot be written (%s). The run continues.', path, error)
+            self._has_skipped_previews = True
+            return
         self._channel.send(self._progress)
         self._channel.send(Preview(path))
         self._previews.append(path)
@@ -69,6 +76,22 @@ class ChannelObserver:
             self._previews.pop(0).unlink(missing_ok=True)
         self._next_preview = time.monotonic() + _PREVIEW_INTERVAL_S
 
+    def on_result(self, reconstruction: Reconstruction) -> None:
+        """Write the result into the job's folder, where the parent finds it even if this process dies."""
+        write_result(self._folder, reconstruction)
+
     def should_stop(self) -> bool:
         """Return whether the parent or a signal has requested a stop, or the parent has died."""
         return self._stop.is_set()
+
+
+def _write_array(path: Path, array: npt.NDArray[np.complex64]) -> None:
+    """Write a ``.npy`` file that appears whole or, with an :class:`OSError`, not at all."""
+    unfinished = path.with_suffix('.tmp')
+    try:
+        with unfinished.open('wb') as file:
+            np.save(file, array, allow_pickle=False)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -55,7 +55,7 @@ def finish(job: Job) -> Generator[Message, None, None]:
                 coverage=np.ones(scan.object_shape, dtype=bool),
                 probe=np.full(scan.probe.shape, 2.0, dtype=np.complex64),
                 positions=scan.positions,
-                intensities=np.ones(scan.size, dtype=np.float32),
+                intensities=np.ones(len(scan.counts), dtype=np.float32),
                 losses=LOSSES,
             ),
         )

@@ -54,8 +54,17 @@ def work(job: Job, channel: Channel, stop: StopFlag) -> None:
     object_array = np.full(scan.object_shape, scan.counts.sum(), dtype=np.complex64)
     probe = scan.probe.astype(np.complex64)
     losses = (LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75))
-    ones = np.ones(scan.size, dtype=np.float32)
-    write_result(job.folder, Reconstruction(object_array, object_array.real > 0, probe, scan.positions, ones, losses))
+    write_result(
+        job.folder,
+        Reconstruction(
+            object_array,
+            object_array.real > 0,
+            probe,
+            scan.positions,
+            np.ones(len(scan.counts), dtype=np.float32),
+            losses,
+        ),
+    )
 
 
 def report_environment(job: Job, channel: Channel, stop: StopFlag) -> None:

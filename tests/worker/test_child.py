@@ -118,7 +118,9 @@ def test_run_leaves_the_reconstruction_in_the_folder(
         assert config == Config()
         observer.on_progress(1, 1)
         ones = np.ones(scan.object_shape, dtype=np.complex64)
-        return Reconstruction(ones, ones.real > 0, ones[None], scan.positions, ones.real[0], ())
+        return Reconstruction(
+            ones, ones.real > 0, ones[None], scan.positions, np.ones(len(scan.counts), np.float32), ()
+        )
 
     _install(monkeypatch, 'storage.model_file', load_model=lambda path: f'model of {path}')
     _install(monkeypatch, 'engines.pipeline', reconstruct=reconstruct)

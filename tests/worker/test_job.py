@@ -76,39 +76,38 @@ def test_result_round_trip(tmp_path: Path) -> None:
         object_array.real > 0,
         object_array[None, :4],
         rng.normal(size=(7, 2)),
-        rng.normal(size=7).astype(np.float32),
+        np.ones(7, np.float32),
         losses,
-        network_object=2 * object_array,
     )
     write_result(tmp_path, written)
     read = read_result(tmp_path)
     assert read.losses == losses
-    for name in ('object_array', 'coverage', 'probe', 'positions', 'intensities', 'network_object'):
+    for name in ('object_array', 'coverage', 'probe', 'positions', 'intensities'):
         array = getattr(read, name)
         assert not isinstance(array, np.memmap), 'the result must outlive the folder'
         assert array.dtype == getattr(written, name).dtype
         np.testing.assert_array_equal(array, getattr(written, name))
 
 
-@pytest.mark.parametrize('has_rings', [False, True])
-def test_the_judgement_travels_with_the_result(tmp_path: Path, has_rings: bool) -> None:
+@pytest.mark.parametrize('has_frc', [False, True])
+def test_the_metrics_travel_with_the_result(tmp_path: Path, has_frc: bool) -> None:
     image = np.array([[0.5, np.nan]], dtype=np.float32)
     ring = np.array([np.nan, 0.75])
-    rings = FourierRingCorrelation(ring, ring + 1, ring + 2, None) if has_rings else None
-    judgement = ReconstructionMetrics(
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, rings
+    frc = FourierRingCorrelation(ring, ring + 1, ring + 2, None) if has_frc else None
+    metrics = ReconstructionMetrics(
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, frc
     )
     wave = image.astype(np.complex64)
-    result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), image[0, :1], (), judgement)
+    result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), np.ones(1, np.float32), (), metrics)
     write_result(tmp_path, result)
     read = read_result(tmp_path).metrics
     assert read is not None
     for field in dataclasses.fields(ReconstructionMetrics):
         if field.name != 'frc':
-            np.testing.assert_array_equal(getattr(read, field.name), getattr(judgement, field.name), field.name)
-    assert (read.frc is None) == (rings is None)
-    if read.frc is not None and rings is not None:
-        np.testing.assert_array_equal(read.frc.threshold, rings.threshold)
+            np.testing.assert_array_equal(getattr(read, field.name), getattr(metrics, field.name), field.name)
+    assert (read.frc is None) == (frc is None)
+    if read.frc is not None and frc is not None:
+        np.testing.assert_array_equal(read.frc.threshold, frc.threshold)
         assert read.frc.resolution_px is None
 
 
