@@ -1,4 +1,4 @@
-"""A scan that none of the defaults would produce, and jobs around it."""
+"""A scan that no default would produce, a result of it, and jobs with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
+from ptychopinn_torch_plugin.types import LossRecord, Reconstruction
 from ptychopinn_torch_plugin.worker.job import Job, open_job
 
 
@@ -25,6 +26,19 @@ def make_scan(dtype: str = 'uint16') -> RawScan:
         object_guess=np.exp(1j * rng.random((50, 61))),
         fresnel_numbers=(0.25, -0.5),
         name='sample 3, scan 0017',
+    )
+
+
+def make_reconstruction(scan: RawScan) -> Reconstruction:
+    """Return a result of the right shapes that depends on the counts of ``scan``."""
+    object_array = np.full(scan.object_shape, scan.counts.sum(), dtype=np.complex64)
+    return Reconstruction(
+        object_array=object_array,
+        coverage=object_array.real > 0,
+        probe=scan.probe.astype(np.complex64),
+        positions=scan.positions,
+        intensities=np.ones(len(scan.counts), dtype=np.float32),
+        losses=(LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75)),
     )
 
 

@@ -1,7 +1,8 @@
-"""What the worker is made to do in the tests: each function runs in a spawned child."""
+"""Entries of the worker for the tests: each function runs in a spawned child."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError
-from ptychopinn_torch_plugin.types import LossRecord, Reconstruction
 from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, read_scans, write_result
 from ptychopinn_torch_plugin.worker.messages import Progress
 from ptychopinn_torch_plugin.worker.observer import ChannelObserver
+
+from .conftest import make_reconstruction
 
 logger = logging.getLogger('ptychopinn_torch_plugin.tests')
 foreign_logger = logging.getLogger('somebody.else')
@@ -26,56 +28,43 @@ BIG_LINE = 'x' * 2500
 
 
 class SubclassOfOursError(InputError):
-    """Not in errors.py: the parent can only know its base."""
+    """A class that is not in errors.py: the parent knows its base only."""
 
 
 class ForeignError(Exception):
     """Cannot be pickled, cannot be built from a message."""
 
     def __init__(self, one: object, two: object) -> None:
-        """Keep something that no pickle takes."""
+        """Hold a value that cannot be pickled."""
         super().__init__(f'{one} and {two}')
         self.unpicklable = lambda: None
 
 
 def work(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """A whole run: every message, and a result computed from the scan."""
+    """Send every kind of message, and write a result that depends on the scan."""
     observer = ChannelObserver(job.folder, channel, stop)
     (scan,) = read_scans(job.folder)
     observer.on_progress(1, 2)
     observer.on_losses(1, 0.5, None)
     logger.info('counts are a %s', type(scan.counts).__name__)
-    logger.debug('too quiet')
-    foreign_logger.info('not our business')
-    foreign_logger.warning('worth knowing')
+    logger.debug('below the level that is sent')
+    foreign_logger.info('below the level that is sent for others')
+    foreign_logger.warning('a warning of another package')
     warnings.warn('a warning of Python', stacklevel=1)
     observer.on_preview(np.full((3, 2), 1 + 1j))
     observer.on_progress(2, 2)
-    object_array = np.full(scan.object_shape, scan.counts.sum(), dtype=np.complex64)
-    probe = scan.probe.astype(np.complex64)
-    losses = (LossRecord(1, 0.5, None), LossRecord(2, 0.25, 0.75))
-    write_result(
-        job.folder,
-        Reconstruction(
-            object_array,
-            object_array.real > 0,
-            probe,
-            scan.positions,
-            np.ones(len(scan.counts), dtype=np.float32),
-            losses,
-        ),
-    )
+    write_result(job.folder, make_reconstruction(scan))
 
 
 def report_environment(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Log what a later import of torch would find."""
+    """Log what torch would find when imported now."""
     logger.info('wait=%s threads=%s', os.environ.get('OMP_WAIT_POLICY'), os.environ.get('OMP_NUM_THREADS'))
     logger.info('torch=%s', 'torch' in sys.modules)
     logger.info('sigint=%s', signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
 
 
 def slow(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Say nothing for a while."""
+    """Send no message for a while."""
     time.sleep(0.8)
 
 
@@ -90,17 +79,17 @@ def subclass_error(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def foreign_error(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Fail with a class the parent must not need."""
+    """Fail with a class that the parent cannot import or build."""
     raise ForeignError('one', 'two')
 
 
 def memory_error(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Fail for want of memory."""
+    """Fail because memory ran out."""
     raise MemoryError('Unable to allocate 1 PiB')
 
 
 def be_killed(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Die as if the kernel had run out of memory."""
+    """Die as the kernel kills a process when memory runs out."""
     logger.info('loading the patterns')
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -112,12 +101,12 @@ def crash(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def vanish(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Leave without a word."""
+    """Exit without a message."""
     os._exit(3)
 
 
 def finish_when_asked(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Work until asked to stop, then keep what there is; talks far more than the pipe holds."""
+    """Work until a stop is requested, then write a file and send more messages than the pipe holds."""
     assert job.output_folder is not None
     logger.info('pid=%d', os.getpid())
     while not stop.is_set():
@@ -130,14 +119,14 @@ def finish_when_asked(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def never_stop(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Ignore every wish to stop."""
+    """Ignore every request to stop."""
     logger.info('pid=%d', os.getpid())
     while True:
         time.sleep(0.01)
 
 
 def fail_when_asked(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Be stopped too early to keep anything."""
+    """Be stopped before there is anything to keep."""
     channel.send(Progress(0, 1))
     while not stop.is_set():
         time.sleep(0.01)
@@ -145,8 +134,59 @@ def fail_when_asked(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def be_terminated(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Get the scheduler's warning, and end in order."""
+    """Receive a scheduler's warning, and end in order."""
     os.kill(os.getpid(), signal.SIGTERM)
     while not stop.is_set():
         time.sleep(0.01)
     logger.info('stopped in order')
+
+
+def be_signalled(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Receive every signal that a terminal or a cluster sends; log which of them requested a stop."""
+    stopping = []
+    for name in ('SIGINT', 'SIGUSR1', 'SIGUSR2', 'SIGHUP', 'SIGXCPU', 'SIGTERM'):
+        stop.__init__()  # type: ignore[misc] # a new flag for every signal
+        os.kill(os.getpid(), signal.Signals[name])
+        time.sleep(0.01)
+        if stop.is_set():
+            stopping.append(name)
+    logger.info('stop requested by %s', ' '.join(stopping))
+
+
+def fill_the_disk(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Send previews while files can have 300 kB only, then with room again; then write the result."""
+    import resource
+
+    observer = ChannelObserver(job.folder, channel, stop, keeps_previews=True)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    for _ in range(3):
+        observer.on_preview(np.ones((200, 200), dtype=np.complex64) * 1j)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    observer.on_preview(np.ones((200, 200), dtype=np.complex64))
+    (scan,) = read_scans(job.folder)
+    write_result(job.folder, make_reconstruction(scan))
+
+
+def be_killed_after_the_result(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Write the result, then die, as while metrics are computed or written."""
+    (scan,) = read_scans(job.folder)
+    ChannelObserver(job.folder, channel, stop).on_result(make_reconstruction(scan))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_after_the_result(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Write the result, then fail, as while metrics are written to a full disk."""
+    (scan,) = read_scans(job.folder)
+    write_result(job.folder, make_reconstruction(scan))
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def be_killed_in_the_result(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Die before the last file of the result is written."""
+    from ptychopinn_torch_plugin.worker import job as job_module
+
+    job_module._header = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    (scan,) = read_scans(job.folder)
+    np.save(job.folder / 'object_array.npy', make_reconstruction(scan).object_array)
+    write_result(job.folder, make_reconstruction(scan))

@@ -1,4 +1,4 @@
-"""The worker's side, in this process: what is sent, how often, and which engine is called."""
+"""The worker's code in this process: which messages are sent, how often, and which engine is called."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
 from ptychopinn_torch_plugin.worker.messages import Losses, Message, Preview, Progress
 from ptychopinn_torch_plugin.worker.observer import ChannelObserver
+
+from .conftest import make_reconstruction
 
 
 class _Line:
@@ -117,10 +119,7 @@ def test_run_leaves_the_reconstruction_in_the_folder(
         assert model == f'model of {tmp_path.resolve() / "m.safetensors"}'
         assert config == Config()
         observer.on_progress(1, 1)
-        ones = np.ones(scan.object_shape, dtype=np.complex64)
-        return Reconstruction(
-            ones, ones.real > 0, ones[None], scan.positions, np.ones(len(scan.counts), np.float32), ()
-        )
+        return make_reconstruction(scan)
 
     _install(monkeypatch, 'storage.model_file', load_model=lambda path: f'model of {path}')
     _install(monkeypatch, 'engines.pipeline', reconstruct=reconstruct)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,10 @@ import pytest
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import ConfigurationError, WorkerError
+from ptychopinn_torch_plugin.storage.atomic import writer_tag
 from ptychopinn_torch_plugin.types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 from ptychopinn_torch_plugin.worker.job import (
+    has_result,
     open_job,
     read_preview,
     read_result,
@@ -24,7 +30,7 @@ from ptychopinn_torch_plugin.worker.job import (
     write_scan,
 )
 
-from .conftest import make_scan
+from .conftest import make_reconstruction, make_scan
 
 
 @pytest.mark.parametrize('dtype', ['uint16', 'float32', '>i4'])
@@ -162,3 +168,99 @@ def test_only_our_own_folders_count_as_orphans(tmp_path: Path, scan: RawScan) ->
 
 def test_replaced_preview_is_none(tmp_path: Path) -> None:
     assert read_preview(tmp_path / 'preview-000001.npy') is None
+
+
+def test_metrics_that_come_later_leave_the_result_complete(tmp_path: Path, scan: RawScan) -> None:
+    first = make_reconstruction(scan)
+    assert not has_result(tmp_path)
+    write_result(tmp_path, first)
+    assert has_result(tmp_path)
+    assert read_result(tmp_path).metrics is None
+    image = np.ones((1, 2), dtype=np.float32)
+    metrics = ReconstructionMetrics(*(0.1 * number for number in range(7)), image, image, image, image, None)  # type: ignore[misc]
+    write_result(tmp_path, dataclasses.replace(first, metrics=metrics))
+    read = read_result(tmp_path)
+    assert read.metrics is not None
+    np.testing.assert_array_equal(read.object_array, first.object_array)
+
+
+# Job folders of processes that were killed, in a temporary folder that others use as well
+
+OTHER_USER = 54321
+
+
+@pytest.fixture
+def dead_owner(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tag of a process of this machine that has ended."""
+    done = multiprocessing.get_context('spawn').Process(target=os.getpid)
+    done.start()
+    done.join()
+    return f'{writer_tag().split("-")[0]}-{done.pid}'
+
+
+def make_job_folder(folder: Path, marker: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / '.ptychopinn-job').write_text(marker)
+    return folder
+
+
+def sweep(shared: Path, scan: RawScan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open a job in the temporary folder ``shared``, as every run does."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(shared))
+    with open_job('refine', [scan], Config()):
+        pass
+
+
+def test_a_marker_of_seven_terabytes_is_not_read(
+    tmp_path: Path, scan: RawScan, dead_owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = make_job_folder(tmp_path / 'ptychopinn-huge', dead_owner)
+    os.truncate(huge / '.ptychopinn-job', 7 * 10**12)
+    gone = make_job_folder(tmp_path / 'ptychopinn-gone', dead_owner)
+    sweep(tmp_path, scan, monkeypatch)
+    assert huge.exists()
+    assert not gone.exists(), 'the others are swept all the same'
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='links and pipes of POSIX')
+def test_a_marker_that_is_no_file_is_not_opened(
+    tmp_path: Path, scan: RawScan, dead_owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / 'shared'
+    real = make_job_folder(tmp_path / 'elsewhere' / 'ptychopinn-real', dead_owner)
+    for name in ('pipe', 'link', 'folder'):
+        (shared / f'ptychopinn-{name}').mkdir(parents=True)
+    os.mkfifo(shared / 'ptychopinn-pipe' / '.ptychopinn-job')
+    (shared / 'ptychopinn-link' / '.ptychopinn-job').symlink_to(real / '.ptychopinn-job')
+    (shared / 'ptychopinn-folder' / '.ptychopinn-job').mkdir()
+    (shared / 'ptychopinn-linked').symlink_to(real)
+    before = sorted(shared.rglob('*'))
+    sweep(shared, scan, monkeypatch)
+    assert sorted(shared.rglob('*')) == before
+    assert real.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root can make files of others')
+def test_job_folders_of_other_users_are_left_alone(
+    tmp_path: Path, scan: RawScan, dead_owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = make_job_folder(tmp_path / 'ptychopinn-foreign', dead_owner)
+    planted = make_job_folder(tmp_path / 'ptychopinn-planted', dead_owner)
+    os.chown(foreign, OTHER_USER, OTHER_USER)
+    os.chown(planted / '.ptychopinn-job', OTHER_USER, OTHER_USER)
+    sweep(tmp_path, scan, monkeypatch)
+    assert foreign.exists()
+    assert planted.exists(), 'in a folder of ours, but not written by us'
+
+
+@pytest.mark.parametrize('mask', [0o000, 0o077])
+def test_nobody_else_can_read_or_write_a_job(tmp_path: Path, scan: RawScan, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with open_job('refine', [scan], Config()) as job:
+            mode = job.folder.stat().st_mode
+            copies = read_scans(job.folder)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(mode) == 0o700
+    np.testing.assert_array_equal(copies[0].counts, scan.counts)

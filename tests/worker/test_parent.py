@@ -1,4 +1,4 @@
-"""Real spawned workers: what arrives, how they die, and that none is left behind."""
+"""Real spawned workers: which messages arrive, how workers end, and that no process remains."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ import pytest
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError, WorkerError
+from ptychopinn_torch_plugin.worker.channel import StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
 from ptychopinn_torch_plugin.worker.messages import Finished, Heartbeat, LogRecord, Losses, Message, Preview, Progress
 from ptychopinn_torch_plugin.worker.parent import run_job
+
+from .conftest import make_reconstruction
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = 'tests.worker.entries:'
@@ -294,3 +297,84 @@ def test_a_script_without_guard_is_told_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "needs the guard if __name__ == '__main__'" in done.stderr
+
+
+# Signals
+
+
+def test_signals_of_a_cluster_stop_the_work_in_order_or_do_nothing(job: Job) -> None:
+    messages = list(run_job(job, entry=ENTRIES + 'be_signalled'))
+    assert log_texts(messages) == ['stop requested by SIGHUP SIGXCPU SIGTERM']
+    assert messages[-1] == Finished()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'pthread_sigmask'), reason='no signals to block')
+def test_a_signal_during_the_start_ends_nothing(job: Job) -> None:
+    """Importing Python, numpy and this package takes a second: Ctrl-C, or a cluster's signal, often comes then."""
+    generator = run_job(job, entry=ENTRIES + 'work', heartbeat_s=0.01)
+    assert next(generator) == Heartbeat()
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(worker.pid, number)
+    assert list(generator)[-1] == Finished()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'pthread_sigmask'), reason='no signals to block')
+def test_a_stop_signal_during_the_start_is_not_lost(job: Job) -> None:
+    generator = run_job(job, entry=ENTRIES + 'never_stop', heartbeat_s=0.01)
+    next(generator)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGTERM)
+    with pytest.raises(WorkerError, match='stopped before its work began'):
+        list(generator)
+
+
+def test_the_caller_can_request_a_stop_and_use_the_result(job: Job, tmp_path: Path) -> None:
+    stop = StopFlag()
+    messages = []
+    for message in run_job(job, should_stop=stop.is_set, entry=ENTRIES + 'finish_when_asked', heartbeat_s=0.05):
+        messages.append(message)
+        if isinstance(message, Progress):
+            stop.set()
+    assert messages[-1] == Finished()
+    assert 'model written' in log_texts(messages)
+    assert (tmp_path / 'kept').exists()
+
+
+# A result that is complete is never lost
+
+
+@pytest.mark.parametrize(
+    ('entry', 'reason'),
+    [('be_killed_after_the_result', 'SIGKILL'), ('fail_after_the_result', 'No space left on device')],
+)
+def test_a_failure_after_the_result_is_a_warning(
+    entry: str, reason: str, job: Job, scan: RawScan, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(run_job(job, entry=ENTRIES + entry))[-1] == Finished()
+    np.testing.assert_array_equal(read_result(job.folder).object_array, make_reconstruction(scan).object_array)
+    (warning,) = [record.getMessage() for record in caplog.records if 'result is complete' in record.getMessage()]
+    assert reason in warning
+
+
+def test_half_a_result_is_none(job: Job) -> None:
+    assert 'SIGKILL' in str(failure_of(job, 'be_killed_in_the_result'))
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
+def test_a_preview_without_room_is_skipped(job: Job) -> None:
+    previews, warnings = [], []
+    for message in run_job(job, entry=ENTRIES + 'fill_the_disk'):
+        if isinstance(message, Preview):
+            previews.append(read_preview(message.path))
+        elif isinstance(message, LogRecord) and message.level == logging.WARNING:
+            warnings.append(message.text)
+    (preview,) = previews
+    assert preview is not None
+    np.testing.assert_array_equal(preview, np.ones((200, 200)))
+    (warning,) = warnings
+    assert 'Previews are skipped' in warning
+    assert list(job.folder.glob('*.tmp')) == []
+    assert read_result(job.folder).coverage.any()
