@@ -19,7 +19,7 @@ from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.engines.solver import EpochListener, Solver
 from ptychopinn_torch_plugin.errors import ReconstructionError
 from ptychopinn_torch_plugin.host import runs
-from ptychopinn_torch_plugin.host.entry_point import HostRun
+from ptychopinn_torch_plugin.host.contract import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.types import LossRecord, ReconstructionState
 from ptychopinn_torch_plugin.worker.job import Job, read_result, write_result

@@ -177,7 +177,7 @@ def test_metrics_that_come_later_leave_the_result_complete(tmp_path: Path, scan:
     assert has_result(tmp_path)
     assert read_result(tmp_path).metrics is None
     image = np.ones((1, 2), dtype=np.float32)
-    metrics = ReconstructionMetrics(*(0.1 * number for number in range(7)), image, image, image, image, None)  # type: ignore[misc]
+    metrics = ReconstructionMetrics(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, image, image, image, image, None)
     write_result(tmp_path, dataclasses.replace(first, metrics=metrics))
     read = read_result(tmp_path)
     assert read.metrics is not None
