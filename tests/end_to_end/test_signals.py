@@ -89,7 +89,7 @@ def started() -> Iterator[list[Batch]]:
 def test_ctrl_c_stops_training_with_the_best_model(
     scan_folder: Path, tmp_path: Path, started: list[Batch], ledger: Ledger
 ) -> None:
-    write_settings(scan_folder, **LONG)
+    write_settings(scan_folder, 'PINN', **LONG)
     batch = Batch('train', scan_folder, tmp_path)
     started.append(batch)
     batch.read_until('Epoch 2 of')

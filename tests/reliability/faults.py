@@ -1,7 +1,8 @@
-"""What workers are made to suffer: each function runs in a spawned child, like those of ``tests/worker/entries.py``."""
+"""Faults of workers: each function runs in a spawned child, like those of ``tests/worker/entries.py``."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,28 +10,30 @@ import subprocess
 import sys
 import time
 
+from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
 from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job
 from ptychopinn_torch_plugin.worker.messages import Finished, Progress
+from tests.host.fake_worker import write_model
 
 logger = logging.getLogger('ptychopinn_torch_plugin.tests')
 
 
 def hang(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Live, but get nowhere."""
+    """Run without progress."""
     logger.info('simulating the patterns')
     while True:
         time.sleep(0.05)
 
 
 def freeze(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Be stopped by the system, deaf to everything but SIGKILL."""
+    """Be stopped by the system: only SIGKILL has an effect then."""
     logger.info('simulating the patterns')
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def work_slowly(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Take longer than the silence limit, but tell of progress."""
+    """Take longer than the silence limit, but report progress."""
     for done in range(6):
         time.sleep(0.7)
         channel.send(Progress(done, 6))
@@ -45,10 +48,10 @@ def run_out_of_device_memory(job: Job, channel: Channel, stop: StopFlag) -> None
 
 
 class UnspeakableError(Exception):
-    """Neither its message nor its pickle can be had."""
+    """An exception that has neither a message nor a pickle."""
 
     def __init__(self) -> None:
-        """Keep something that no pickle takes."""
+        """Hold a value that cannot be pickled."""
         self.unpicklable = lambda: None
 
     def __str__(self) -> str:
@@ -56,17 +59,17 @@ class UnspeakableError(Exception):
 
 
 def be_unspeakable(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Fail with an exception that fails to say what it is."""
+    """Fail with an exception whose message cannot be made."""
     raise UnspeakableError
 
 
 def leave(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Leave as a library does that thinks it owns the process."""
+    """Exit as a library does that ends the process by itself."""
     sys.exit('licence expired')
 
 
 def linger_after_failing(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Fail, and not end because of a thread."""
+    """Fail, and do not end because of a thread."""
     import threading
 
     threading.Thread(target=time.sleep, args=(60,)).start()
@@ -80,7 +83,36 @@ def linger_after_finishing(job: Job, channel: Channel, stop: StopFlag) -> None:
 
 
 def be_killed_with_a_helper(job: Job, channel: Channel, stop: StopFlag) -> None:
-    """Die while a process of one's own is at work, as loaders are."""
+    """Die while a process started by the worker is running, as data loaders are."""
     helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'])
     logger.info('pid=%d', helper.pid)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_as_planned(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Write the files that ``plan.json`` in the output folder lists, then end in the way that it names."""
+    assert job.output_folder is not None
+    plan = json.loads((job.output_folder / 'plan.json').read_text())
+    if 'model' in plan['files']:
+        write_model(job.output_folder / 'model.safetensors', job.config)
+    if 'resume' in plan['files']:
+        (job.output_folder / RESUME_FILE).write_text('a state')
+    channel.send(Progress(1, 2))
+    match plan['way']:
+        case 'exception':
+            raise RuntimeError('cuDNN error: CUDNN_STATUS_EXECUTION_FAILED')
+        case 'memory':
+            raise MemoryError('std::bad_alloc')
+        case 'exit':
+            sys.exit('licence expired')
+        case 'abort':
+            os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+            os.abort()
+        case 'broken pipe':
+            channel.close()
+            channel.send(Progress(2, 2))
+            assert stop.is_set()
+        case str(name) if name.startswith('SIG'):
+            os.kill(os.getpid(), signal.Signals[name])
+            time.sleep(0.05)
+            assert stop.is_set() == (name in ('SIGTERM', 'SIGHUP'))

@@ -67,8 +67,8 @@ CASES = {
     'a module of the plug-in raises': Case(
         import_fails(f'{PACKAGE}.config', 'RuntimeError("broken on purpose")'), words=('broken on purpose',)
     ),
-    'the seam cannot be imported': Case(
-        import_fails(f'{PACKAGE}.host.seam', 'SyntaxError("invalid syntax")'), words=('invalid syntax',)
+    'the hooks cannot be imported': Case(
+        import_fails(f'{PACKAGE}.host.hooks', 'SyntaxError("invalid syntax")'), words=('invalid syntax',)
     ),
     'an argument of the host is renamed': Case(
         RENAMED_ARGUMENT, words=('takes no argument "settings_registry"', 'Ptychodus is left alone')
