@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError
+from ptychopinn_torch_plugin.storage.model_file import MODEL_FILE, read_model_header
+from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
 from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
+from ptychopinn_torch_plugin.worker.child import run
 from ptychopinn_torch_plugin.worker.job import Job, read_scans, write_result
-from ptychopinn_torch_plugin.worker.messages import Progress
+from ptychopinn_torch_plugin.worker.messages import Losses, Message, Progress
 from ptychopinn_torch_plugin.worker.observer import ChannelObserver
 
 from .conftest import make_reconstruction
@@ -139,6 +142,35 @@ def be_terminated(job: Job, channel: Channel, stop: StopFlag) -> None:
     while not stop.is_set():
         time.sleep(0.01)
     logger.info('stopped in order')
+
+
+class DiskChannel(Channel):
+    """A channel that compares every report of losses with the files on disk at that moment."""
+
+    def __init__(self, channel: Channel, folder: Path) -> None:
+        """Send over ``channel``; training writes into ``folder``."""
+        self._channel = channel
+        self._folder = folder
+
+    def send(self, message: Message) -> None:
+        """Send ``message``; log which epochs the model, the log and the resume state hold when losses are reported."""
+        if isinstance(message, Losses):
+            model = [entry.epoch for entry in read_model_header(self._folder / MODEL_FILE).history]
+            rows = (self._folder / 'training_log' / 'metrics.csv').read_text().splitlines()[1:]
+            logger.info(
+                'epoch %d: model %s, log %s, resume state %s',
+                message.epoch,
+                model,
+                [int(row.split(',')[0]) for row in rows],
+                (self._folder / RESUME_FILE).is_file(),
+            )
+        self._channel.send(message)
+
+
+def train_and_look(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Train with the real engine; every report of losses is compared with what is on disk."""
+    assert job.output_folder is not None
+    run(job, DiskChannel(channel, job.output_folder), stop)
 
 
 def be_signalled(job: Job, channel: Channel, stop: StopFlag) -> None:

@@ -43,6 +43,22 @@ def test_train_then_reconstruct(tmp_path: Path) -> None:
     assert phase_and_scale_free_error(result.object_array, truth, covered) < 0.5
 
 
+def test_an_epoch_is_on_disk_before_its_losses_are_reported(tmp_path: Path) -> None:
+    scan, _ = make_scan()
+    config = CONFIG.model_copy(update={'training': CONFIG.training.model_copy(update={'epochs': 3})})
+    with open_job('train', [scan], config, output_folder=tmp_path) as job:
+        texts = [
+            message.text
+            for message in run_job(job, entry='tests.worker.entries:train_and_look')
+            if isinstance(message, messages.LogRecord) and message.text.startswith('epoch ')
+        ]
+    assert texts == [
+        'epoch 1: model [1], log [1], resume state True',
+        'epoch 2: model [1, 2], log [1, 2], resume state True',
+        'epoch 3: model [1, 2, 3], log [1, 2, 3], resume state True',
+    ]
+
+
 def test_sigterm_to_the_worker_ends_training_in_order(tmp_path: Path) -> None:
     """As SLURM sends it to every process of a job, in the middle of an epoch."""
     scan, _ = make_scan()
