@@ -158,7 +158,7 @@ class DiskChannel(Channel):
             model = [entry.epoch for entry in read_model_header(self._folder / MODEL_FILE).history]
             rows = (self._folder / 'training_log' / 'metrics.csv').read_text().splitlines()[1:]
             logger.info(
-                'epoch %d: model %s, log %s, resume state %s',
+                'on disk when epoch %d is reported: model %s, log %s, resume state %s',
                 message.epoch,
                 model,
                 [int(row.split(',')[0]) for row in rows],
@@ -167,7 +167,7 @@ class DiskChannel(Channel):
         self._channel.send(message)
 
 
-def train_and_look(job: Job, channel: Channel, stop: StopFlag) -> None:
+def train_and_compare(job: Job, channel: Channel, stop: StopFlag) -> None:
     """Train with the real engine; every report of losses is compared with what is on disk."""
     assert job.output_folder is not None
     run(job, DiskChannel(channel, job.output_folder), stop)
