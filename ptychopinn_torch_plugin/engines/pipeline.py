@@ -22,9 +22,9 @@ from ..data.finite_check import refuse_non_finite
 from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
 from ..data.tensors import ScanTensors, initial_state
-from ..errors import InputError, ReconstructionError
+from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..metrics.half_scans import with_half_scans
-from ..metrics.residuals import measure
+from ..metrics.residuals import illuminated_pixels, measure
 from ..observer import Observer
 from ..storage.model_file import TrainedModel
 from ..types import LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
@@ -201,7 +201,10 @@ def _result(
     losses: tuple[LossRecord, ...],
     network_object: npt.NDArray[np.complex64] | None,
 ) -> Reconstruction:
-    """Return the reconstruction of ``scan``, all of its positions included, with its metrics."""
+    """Return the reconstruction of ``scan``, all of its positions included, with its metrics.
+
+    Where memory runs out in the metrics, the reconstruction is returned without them.
+    """
 
     def work(batch_size: int) -> ReconstructionMetrics:
         return measure(tensors, state, batch_size)
@@ -220,8 +223,12 @@ def _result(
         network_object=network_object,
     )
     refuse_non_finite(reconstruction, scan.name)
-    metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
-    coverage = metrics.photons_map > 0
+    metrics = None
+    try:
+        metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
+    except MemoryLimitError as error:
+        logger.warning('%s The reconstruction is complete, without metrics.', error)
+    coverage = illuminated_pixels(tensors, state) if metrics is None else metrics.photons_map > 0
     logger.info(
         'The scan illuminates %.0f %% of the object grid; the object is 1 elsewhere.',
         100 * float(coverage.mean(dtype=np.float64)),

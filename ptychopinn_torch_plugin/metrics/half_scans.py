@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..data.scan import RawScan
-from ..errors import InputError
+from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..observer import Observer, SilentObserver
 from ..types import FourierRingCorrelation, Reconstruction
 from .frc import aligned, ring_correlation, window_of
@@ -34,9 +34,11 @@ def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer 
     The halves start from the same probe, positions and object as the whole scan and pass through the same network and
     refinement; no result of one part enters another.
 
+    A half that runs out of memory or diverges is a warning: the result is then that of the whole scan.
+
     Raises:
         InputError: half scans are requested, and a half has fewer than two patterns with photons.
-        PtychoPINNError: any error of ``run``.
+        PtychoPINNError: any error of ``run`` for the whole scan.
     """
     listener = observer or SilentObserver()
     work = partial(_with_halves, run) if config.inference.half_scans else run
@@ -62,7 +64,13 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
             return whole
         logger.info('%s: reconstructing the %s positions separately, for comparison.', scan.name, name)
         half = _half_of(scan, part % 2, name)
-        halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
+        try:
+            halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
+        except (MemoryLimitError, ReconstructionError) as error:
+            logger.warning(
+                '%s The half scans are not compared; the reconstruction of the whole scan is complete.', error
+            )
+            return whole
     if observer.should_stop() or whole.metrics is None:
         logger.info('Stopped before the half scans were compared.')
         return whole

@@ -35,7 +35,7 @@ from torch import Tensor
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..physics.forward import PatternBatch, Simulation, patch_updates, power, simulate
 from ..physics.patches import accumulate_patches, extract_window
-from ..physics.probe import is_illuminated
+from ..physics.probe import illumination, is_illuminated
 from ..physics.propagation import backpropagate
 from ..types import ReconstructionMetrics, ReconstructionState
 from .photon_noise import PhotonNoise
@@ -69,6 +69,20 @@ def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -
         for part in _simulated(tensors, state, np.array_split(np.arange(size), max(1, math.ceil(size / batch_size)))):
             sums.add(part)
         return sums.metrics()
+
+
+def illuminated_pixels(tensors: ScanTensors, state: ReconstructionState) -> npt.NDArray[np.bool_]:
+    """Return where the object was illuminated, ``(h, w)`` on the scan's grid, with the memory of one pattern.
+
+    The same pixels as ``photons_map > 0`` of :func:`measure`, where that needs too much memory.
+    """
+    with torch.inference_mode():
+        state = _covering_all_patches(state)
+        photons = torch.zeros(state.object_shape, device=tensors.device)
+        for index in range(tensors.size):
+            batch = tensors.batch(state, np.array([index]))
+            photons += illumination(batch.probes, batch.patch_origins, state.object_shape)[0]
+        return _on_grid(is_illuminated(photons), state, tensors.scan.object_shape).astype(np.bool_)
 
 
 class _Part(NamedTuple):
@@ -165,10 +179,14 @@ class _Sums:
         return (inflation.clamp_min(1.0) / self._information.clamp_min(1e-30)).sqrt()
 
     def _on_grid(self, image: Tensor) -> npt.NDArray[np.float32]:
-        y, x = self._state.origin
-        placed = extract_window(image.to(torch.float32), (-y, -x), self._tensors.scan.object_shape, fill=0.0)
-        grid: npt.NDArray[np.float32] = placed.cpu().numpy()
-        return grid
+        return _on_grid(image, self._state, self._tensors.scan.object_shape)
+
+
+def _on_grid(image: Tensor, state: ReconstructionState, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return an image of the state's object array on the scan's grid of this shape, 0 outside."""
+    y, x = state.origin
+    grid: npt.NDArray[np.float32] = extract_window(image.to(torch.float32), (-y, -x), shape, fill=0.0).cpu().numpy()
+    return grid
 
 
 def _covering_all_patches(state: ReconstructionState) -> ReconstructionState:
