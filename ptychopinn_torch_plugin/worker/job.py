@@ -7,6 +7,7 @@ of a scan, by far the largest array, are memory-mapped by the reader and so exis
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..data.scan import RawScan
-from ..errors import ConfigurationError, WorkerError
+from ..errors import ConfigurationError, MemoryLimitError, WorkerError
 from ..storage.atomic import is_abandoned, writer_tag
 from ..types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 
@@ -167,6 +168,7 @@ def read_scan(folder: Path) -> RawScan:
 
     Raises:
         WorkerError: the folder holds no scan.
+        MemoryLimitError: the process may not map so much memory.
     """
     return RawScan(**_read_record(folder, 'scan', mapped=frozenset({'counts'})))
 
@@ -269,6 +271,13 @@ def _read_record(folder: Path, name: str, *, mapped: frozenset[str]) -> dict[str
             values[key] = np.load(folder / f'{key}.npy', mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError as error:
         raise WorkerError(f'There is no {name} in the job folder {folder}: {error.filename} is missing.') from error
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryLimitError(
+            f'The memory that this process may use is too small for the {name}: crop or bin the patterns, use fewer '
+            'positions, or raise the limit (for example "ulimit -v", or the memory of the cluster job).'
+        ) from error
     return values
 
 

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
 from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
-from ptychopinn_torch_plugin.worker.job import Job
+from ptychopinn_torch_plugin.worker.job import Job, read_scans
 from ptychopinn_torch_plugin.worker.messages import Finished, Progress
 from tests.host.fake_worker import write_model
 
@@ -116,3 +117,13 @@ def end_as_planned(job: Job, channel: Channel, stop: StopFlag) -> None:
             os.kill(os.getpid(), signal.Signals[name])
             time.sleep(0.05)
             assert stop.is_set() == (name in ('SIGTERM', 'SIGHUP'))
+
+
+def read_beyond_the_limit(job: Job, channel: Channel, stop: StopFlag) -> None:
+    """Read the scan where the process may use 100 MB more than it does now."""
+    import resource
+
+    pages = int(Path('/proc/self/statm').read_text().split()[0]) if Path('/proc/self/statm').exists() else 0
+    limit = pages * resource.getpagesize() + 100 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    read_scans(job.folder)

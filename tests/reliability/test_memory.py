@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from ptychodus.api.settings import SettingsRegistry
 from torch import Tensor
 
 from ptychopinn_torch_plugin.config import Config, parse_config
+from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors
 from ptychopinn_torch_plugin.engines.memory import is_out_of_memory, with_smaller_batches
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
+from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.errors import MemoryLimitError
+from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
+from ptychopinn_torch_plugin.host.reconstructors import PtychoPINNReconstructor
 from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.types import ReconstructionMetrics, ReconstructionState
+from ptychopinn_torch_plugin.worker.job import open_job
+from ptychopinn_torch_plugin.worker.parent import run_job
 from tests.helpers.fault_report import Ledger
 from tests.helpers.models import untrained_model
 from tests.helpers.scans import make_scan
@@ -108,6 +119,74 @@ def test_a_quarter_of_the_batch_is_the_end(
     ledger.record('CUDA runs out of memory even with small batches', str(caught.value), 'the product as it was')
 
 
+def test_the_result_is_kept_when_its_metrics_need_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ledger: Ledger
+) -> None:
+    scan, _ = make_scan(rows=5)
+    expected = refine(scan, CONFIG)
+
+    def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> ReconstructionMetrics:
+        raise RuntimeError('std::bad_alloc')
+
+    monkeypatch.setattr('ptychopinn_torch_plugin.engines.pipeline.measure', measure)
+    found = refine(scan, CONFIG)
+    np.testing.assert_array_equal(found.object_array, expected.object_array)
+    np.testing.assert_array_equal(found.coverage, expected.coverage)
+    assert expected.metrics is not None
+    assert found.metrics is None
+    (said,) = [record.getMessage() for record in caplog.records if 'is complete' in record.getMessage()]
+    assert 'bad_alloc' in said
+    ledger.record('memory runs out in the metrics', said, 'the product')
+
+
+def test_the_result_is_kept_when_a_half_scan_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan, _ = make_scan(rows=5)
+    expected = refine(scan, CONFIG)
+    run = Solver.run
+
+    def run_whole_scans(self: Solver, listener: Callable[[int, float], bool]) -> ReconstructionState:
+        if self._tensors.size < scan.size:
+            raise RuntimeError('std::bad_alloc')
+        return run(self, listener)
+
+    monkeypatch.setattr(Solver, 'run', run_whole_scans)
+    inference = CONFIG.inference.model_copy(update={'half_scans': True})
+    found = refine(scan, CONFIG.model_copy(update={'inference': inference}))
+    np.testing.assert_array_equal(found.object_array, expected.object_array)
+    assert found.metrics is not None
+    assert found.metrics.frc is None
+    assert 'The half scans are not compared' in caplog.text
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
+def test_patterns_beyond_the_limit_of_memory_are_one_sentence(ledger: Ledger) -> None:
+    """As patterns of 2.9 GiB under "ulimit -v" of 4 GiB: the worker cannot map them."""
+    scan = dataclasses.replace(make_scan(rows=2)[0], counts=np.zeros((300, 512, 512), dtype=np.uint16))
+    with (
+        open_job('refine', [scan], CONFIG) as job,
+        pytest.raises(MemoryLimitError, match='too small for the scan: crop or bin the patterns') as caught,
+    ):
+        list(run_job(job, entry='tests.reliability.faults:read_beyond_the_limit'))
+    assert '\n' not in str(caught.value)
+    ledger.record('the patterns are larger than the limit of memory', str(caught.value), 'the product as it was')
+
+
+def test_memory_that_runs_out_in_the_host_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> RawScan:
+        np.zeros(2**62, dtype=np.uint8)
+        raise AssertionError('no machine has so much memory')
+
+    (tmp_path / 'diffraction.h5').touch()
+    (tmp_path / 'product.h5').touch()
+    monkeypatch.setattr('ptychopinn_torch_plugin.host.reconstructors.read_workflow_folder', read)
+    pinn, *_ = PtychoPINNPyTorchLibrary(SettingsRegistry())
+    assert isinstance(pinn, PtychoPINNReconstructor)
+    with pytest.raises(MemoryLimitError, match=r'main memory is too small.*Unable to allocate.*crop or bin'):
+        list(pinn.train(tmp_path, tmp_path))
+
+
 def test_other_errors_are_not_taken_for_it() -> None:
     calls = []
 
@@ -155,4 +234,6 @@ def test_the_signs_of_full_memory() -> None:
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError('out of memory'))
+    for text in ('std::bad_alloc', 'cuDNN error: CUDNN_STATUS_ALLOC_FAILED', 'HIP out of memory. Tried to allocate'):
+        assert is_out_of_memory(RuntimeError(text))
     assert Config().inference.batch_size > 1
