@@ -67,9 +67,7 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
         try:
             halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
         except (MemoryLimitError, ReconstructionError) as error:
-            logger.warning(
-                '%s The half scans are not compared; the reconstruction of the whole scan is complete.', error
-            )
+            logger.warning('%s The half scans are not compared; the result of the whole scan is complete.', error)
             return whole
     if observer.should_stop() or whole.metrics is None:
         logger.info('Stopped before the half scans were compared.')

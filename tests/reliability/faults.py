@@ -123,7 +123,7 @@ def read_beyond_the_limit(job: Job, channel: Channel, stop: StopFlag) -> None:
     """Read the scan where the process may use 100 MB more than it does now."""
     import resource
 
-    pages = int(Path('/proc/self/statm').read_text().split()[0]) if Path('/proc/self/statm').exists() else 0
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
     limit = pages * resource.getpagesize() + 100 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     read_scans(job.folder)
