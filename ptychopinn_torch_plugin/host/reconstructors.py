@@ -258,7 +258,7 @@ class _LossHistory:
 
 
 def _holds_patterns(path: Path) -> bool:
-    """Return whether an NPZ file holds training data; only its table of contents is read."""
+    """Return whether an NPZ file holds training data, from its table of contents alone."""
     try:
         with zipfile.ZipFile(path) as archive:
             holds = _PATTERNS_MEMBER in archive.namelist()
