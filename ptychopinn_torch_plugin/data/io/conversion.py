@@ -24,10 +24,9 @@ from ...errors import InputError
 from ...storage.atomic import write_atomically
 from ..scan import RawScan
 from .archive import read_arrays, read_headers
-from .headers import read_diffraction_header
 from .npz import write_training_npz
 from .output import write_product
-from .workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
+from .workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_diffraction_header
 
 if TYPE_CHECKING:
     from ptychodus.api.product import Product
@@ -96,7 +95,7 @@ def geometry_of_product(product: Product, diffraction_file: Path) -> BeamGeometr
     """The geometry of a product and of the patterns it belongs to.
 
     Raises:
-        InputError: as :func:`~ptychopinn_torch_plugin.data.io.headers.read_diffraction_header`.
+        InputError: as :func:`~ptychopinn_torch_plugin.data.io.workflow_folder.read_diffraction_header`.
     """
     pixel, centre = product.object_.get_pixel_geometry(), product.object_.get_center()
     return BeamGeometry(
