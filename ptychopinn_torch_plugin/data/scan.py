@@ -136,11 +136,13 @@ def make_raw_scan(
         object_shape: grid ``(h, w)`` of an object that is not given. Without it the grid just holds every patch, and
             all positions are shifted by whole pixels so that the first patch row and column lie at its edge.
         fresnel_numbers: pixel Fresnel numbers along (y, x), dimensionless (see :class:`RawScan`).
-        name: what messages call the scan.
+        name: what messages call the scan; bytes of a file name that are not UTF-8 are written as escapes.
 
     Raises:
         InputError: one sentence for the first fault found: field, value, remedy.
     """
+    # Model files and logs are UTF-8, in which such a name cannot be written.
+    name = name.encode('utf-8', 'backslashreplace').decode('utf-8')
     stack = check_pattern_stack(counts)
     shape = (int(stack.shape[1]), int(stack.shape[2]))
     mask = check_bad_pixels(bad_pixels, shape)
