@@ -1,8 +1,8 @@
 """Read files that anybody may have written.
 
-Every file that this package reads goes through this module: a regular file (no FIFO, socket, device or folder, which may
-never end), of bounded size, and text of bounded nesting. ``specs/files.md`` lists what each reader accepts. All functions
-raise the error class that the caller names, with one sentence that begins with the path.
+Every file that this package reads goes through this module: a regular file (no FIFO, socket, device or folder, which
+may never end), of bounded size, and text of bounded nesting. ``specs/files.md`` lists what each reader accepts. All
+functions raise the error class that the caller names, with one sentence that begins with the path.
 
 Neither torch nor Ptychodus is imported.
 """
@@ -76,8 +76,8 @@ def open_regular(
     if not follow_links:
         flags |= getattr(os, 'O_NOFOLLOW', 0)
     try:
-        # Before opening, because to open a device can have an effect; after it, because the path may have been replaced.
-        _refuse_irregular(path, os.stat(path, follow_symlinks=follow_links), error)
+        # Checked before, because opening a device can have an effect, and after, because the path may be replaced.
+        _refuse_irregular(path, path.stat(follow_symlinks=follow_links), error)
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as failure:
         if isinstance(failure, PtychoPINNError):
@@ -87,7 +87,9 @@ def open_regular(
         status = os.fstat(descriptor)
         _refuse_irregular(path, status, error)
         if max_bytes is not None and status.st_size > max_bytes:
-            raise error(f'{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are read: check the file.')
+            raise error(
+                f'{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are read: check the file.'
+            )
         yield file
 
 
@@ -153,7 +155,9 @@ def parse_json(
     except _RepeatedKeyError as failure:
         raise error(f'{path} gives "{printable(str(failure))}" twice: remove one of them.') from failure
     except (ValueError, RecursionError) as failure:
-        raise error(f'{path} cannot be read as JSON ({printable(str(failure), 200)}): correct or replace it.') from failure
+        raise error(
+            f'{path} cannot be read as JSON ({printable(str(failure), 200)}): correct or replace it.'
+        ) from failure
 
 
 def parse_yaml(text: str, path: Path, error: type[PtychoPINNError] = ConfigurationError) -> Any:  # noqa: ANN401 - any value
@@ -189,8 +193,8 @@ def parse_yaml(text: str, path: Path, error: type[PtychoPINNError] = Configurati
                 raise error(f'{path} uses the alias *{printable(str(event.anchor))}: write the values out instead.')
             if depth > MAX_DEPTH or number > 2 * MAX_VALUES:
                 raise error(
-                    f'{path} is nested more than {MAX_DEPTH} levels deep or holds more than {MAX_VALUES:,} values: it is '
-                    'no configuration file.'
+                    f'{path} is nested more than {MAX_DEPTH} levels deep or holds more than {MAX_VALUES:,} values: it '
+                    'is no configuration file.'
                 )
             if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR_CHARS:
                 raise error(f'{path} holds a value of more than {MAX_SCALAR_CHARS:,} characters: shorten it.')
@@ -247,7 +251,7 @@ def _unreadable(path: Path, failure: Exception) -> str:
     if isinstance(failure, FileNotFoundError):
         return f'{path} does not exist.'
     if isinstance(failure, OSError):
-        if failure.errno == errno.ELOOP:
+        if failure.errno == errno.ELOOP:  # a chain of links that returns to itself
             return f'{path} is a symbolic link that leads nowhere: choose a file.'
         return f'{path} cannot be read ({failure.strerror}): check its permissions or choose another file.'
     return f'{printable(str(path))} is no path of a file ({failure}).'

@@ -1,8 +1,8 @@
 """Read attributes and arrays of an HDF5 file that anybody may have written.
 
 The HDF5 library follows links to other files, waits at FIFOs, and crashes on some damaged files. Therefore a process of
-its own reads the file (:mod:`.hdf5_child`), refuses whatever lies outside of it, and hands the plain values over through
-a pipe. It takes about a tenth of a second; patterns are decompressed there while they arrive here.
+its own reads the file (:mod:`.hdf5_child`), refuses whatever lies outside of it, and sends the plain values through a
+pipe. To start it takes about 0.1 s; it decompresses patterns while this process receives them.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def read_hdf5(
         shapes_only: arrays whose values are not read.
 
     Raises:
-        InputError: the file is missing, no regular file, no HDF5 or damaged; an array is a link, lies in other files, is
-            virtual, was never written in whole, holds no numbers, or is too large.
+        InputError: the file is missing, no regular file, no HDF5 or damaged; an array is a link, lies in other files,
+            is virtual, was not written completely, holds no numbers, or is too large.
     """
     with open_regular(path) as file:
         packed = file.seek(0, 2)
@@ -142,8 +142,8 @@ class _ReadingProcess:
             values: npt.NDArray[Any] = np.empty(shape, dtype)
         except MemoryError as error:
             raise InputError(
-                f'{self._path} holds an array of shape {shape} and dtype {dtype}, for which there is not enough memory: '
-                'crop or bin the patterns, or raise the memory limit.'
+                f'{self._path} holds an array of shape {shape} and dtype {dtype}, and the system does not give the '
+                'memory for it: crop or bin the patterns, or raise the memory limit.'
             ) from error
         view = values.reshape(-1).view(np.uint8).data
         for start in range(0, len(view), _BLOCK_BYTES):
@@ -185,7 +185,8 @@ class _ReadingProcess:
         code, lines = self._process.returncode, said.decode(errors='replace').splitlines()
         if code == _REFUSED and lines:
             return InputError(
-                f'{self._path} is not read, because {json.loads(lines[-1])}: save it again, with all values in this file.'
+                f'{self._path} is not read, because {json.loads(lines[-1])}: save it again with all values in this '
+                'file.'
             )
         if code == _UNREADABLE and lines:
             return InputError(f'{self._path} cannot be read as HDF5 ({json.loads(lines[-1])}): save or copy it again.')

@@ -1,13 +1,14 @@
 """The program that reads an HDF5 file in a process of its own; :mod:`.hdf5` starts it.
 
-The HDF5 library crashes or hangs on some files that were made or damaged so: then this process ends, and not the one that
-shows the window. The request is one JSON text on the command line, ``{"path", "attributes", "arrays", "with_data"}``. The
-answer on standard output is one line of JSON that lists attributes and arrays, then the values of the arrays in this
-order, row-major, in the byte order of the listed dtypes. Why a file is not read is one line of JSON on standard error,
-with exit code :data:`REFUSED` or :data:`UNREADABLE`.
+The HDF5 library crashes or hangs on some damaged files: then this process ends, and not the one that shows the window.
 
-Only what lies in the file itself is read: no link is followed, and arrays whose values lie in other files, or were never
-written, are refused before a value is read. This file is run by its path, so it imports nothing of the package.
+The request is one JSON text on the command line, ``{"path", "attributes", "arrays", "with_data"}``. The answer on
+standard output is one line of JSON that lists attributes and arrays, then the values of the arrays in this order,
+row-major, in the byte order of the listed dtypes. The reason why a file is not read is one line of JSON on standard
+error, with exit code :data:`REFUSED` or :data:`UNREADABLE`.
+
+Only what lies in the file itself is read: no link is followed, and arrays whose values lie in other files, or were
+never written, are refused before a value is read. This file is run by its path, so it imports nothing of the package.
 """
 
 from __future__ import annotations

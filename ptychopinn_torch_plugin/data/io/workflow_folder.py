@@ -58,8 +58,8 @@ def load_workflow_folder(folder: Path, product_name: str = PRODUCT_FILE) -> Reco
         product_name: another product in the folder than ``product.h5``.
 
     Raises:
-        InputError: one of the two files is missing, is not HDF5, is damaged, or lacks an array or keeps it elsewhere, or
-            no pattern has a position; the message names the file.
+        InputError: one of the two files is missing, is not HDF5, is damaged, or lacks an array or keeps it elsewhere;
+            or no pattern has a position. The message names the file.
     """
     from ptychodus.api.reconstruct import prepare_reconstruct_input
 
