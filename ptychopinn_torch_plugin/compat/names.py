@@ -7,7 +7,6 @@ tree under another name; those with a rule of their own have it in :mod:`.rules`
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from ..config import Config, reason
 from ..errors import ConfigurationError
+from ..storage.checked_files import parse_json, parse_yaml, read_text
 from .legacy_options import Draft, Name
 from .options import NAMES
 
@@ -142,29 +142,11 @@ def _as_mapping(part: object) -> Mapping[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ConfigurationError(f'There is no configuration file {path}.')
-    text = path.read_text(encoding='utf-8')
-    try:
-        content = json.loads(text) if path.suffix == '.json' else _parse_yaml(text)
-    except ValueError as error:
-        raise ConfigurationError(
-            f'{path} cannot be read as {"JSON" if path.suffix == ".json" else "YAML"}: {error}.'
-        ) from error
+    text = read_text(path)
+    content = parse_json(text, path) if path.suffix == '.json' else parse_yaml(text, path)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ConfigurationError(f'{path} holds no names with values: write "nepochs: 50", one a line.')
     return cast(Mapping[str, Any], content)
-
-
-def _parse_yaml(text: str) -> object:
-    from ..dependencies import missing
-
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing(error) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(' '.join(str(error).split())) from error
 
 
 def _refuse_unknown(given: Mapping[str, Any]) -> None:
