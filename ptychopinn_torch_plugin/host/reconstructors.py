@@ -7,7 +7,6 @@ thread, and looks at its Stop button after every value; closing a generator ends
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
 
+from ..data.io.archive import holds_array
 from ..data.io.npz import read_training_npz, write_training_npz
 from ..data.io.product import scan_from_reconstruct_input
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
@@ -30,7 +30,7 @@ from .settings import ModelType, PtychoPINNSettings
 if TYPE_CHECKING:
     from ..data.scan import RawScan
 
-_PATTERNS_MEMBER: Final = 'diff3d.npy'
+_PATTERNS: Final = 'diff3d'
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -262,12 +262,8 @@ class _Losses:
 
 
 def _holds_patterns(path: Path) -> bool:
-    """Whether an NPZ file holds training data, told from its table of contents alone."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            holds = _PATTERNS_MEMBER in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f'{path} cannot be read ({error}): remove it from the folder or write it again.') from error
+    """Return whether an NPZ file holds training data, from its table of contents alone."""
+    holds = holds_array(path, _PATTERNS)
 
     if not holds:
         logger.info('%s holds no array "diff3d": no training data.', path.name)
