@@ -161,12 +161,12 @@ def parse_json(
 
 
 def parse_yaml(text: str, path: Path, error: type[PtychoPINNError] = ConfigurationError) -> Any:  # noqa: ANN401 - any value
-    """Parse YAML of plain values. Nesting and number of values are bounded, and there are no aliases.
+    """Parse YAML of plain values under names. Nesting and number of values are bounded, and there are no aliases.
 
     A few hundred bytes of aliases to aliases can stand for gigabytes of values.
 
     Raises:
-        error: the text is no YAML, too deep, too long, has an alias, or gives a key twice.
+        error: the text is no YAML, too deep, too long, has an alias, gives a key twice, or has a key that is no text.
         MissingDependencyError: pyyaml is not installed.
     """
     try:
@@ -175,7 +175,7 @@ def parse_yaml(text: str, path: Path, error: type[PtychoPINNError] = Configurati
         raise missing(failure) from failure
 
     class Loader(yaml.SafeLoader):
-        """The loader of plain values, which refuses a key that is given twice."""
+        """The loader of plain values, which refuses a key that is given twice or is no text."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             """Construct the mapping of ``node``."""
@@ -183,7 +183,11 @@ def parse_yaml(text: str, path: Path, error: type[PtychoPINNError] = Configurati
             repeated = next((key for key, number in keys.items() if number > 1), None)
             if repeated is not None:
                 raise _RepeatedKeyError(repeated)
-            return super().construct_mapping(node, deep=deep)
+            mapping = super().construct_mapping(node, deep=deep)
+            wrong = next((key for key in mapping if not isinstance(key, str)), '')
+            if wrong != '':
+                raise error(f'{path} holds no names with values at "{wrong}": write "nepochs: 50", one a line.')
+            return mapping
 
     depth = 0
     try:

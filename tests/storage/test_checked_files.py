@@ -133,6 +133,7 @@ YAML: dict[str, tuple[str, str]] = {
     'a long number': ('a: ' + '9' * 9_000, 'cannot be read as YAML'),
     'a key twice': ('nepochs: 1\nnepochs: 2', 'gives "nepochs" twice'),
     'a key twice, nested': ('training: {nepochs: 1, nepochs: 2}', 'gives "nepochs" twice'),
+    'a nested key that is no text': ('training:\n  &N: 64', 'holds no names with values at "None"'),
     'a Python object': ('!!python/object/apply:os.system ["true"]', 'cannot be read as YAML'),
     'an impossible date': ('a: 2026-99-99', 'cannot be read as YAML'),
     'a key that is a list': ('? [1, 2]\n: 3', 'cannot be read as YAML'),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -34,10 +34,8 @@ _BUILT_IN_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
 """Filters that come with HDF5, and LZF, which comes with h5py."""
 
 
-def refuse(reason: str, code: int = REFUSED) -> NoReturn:
-    """Write ``reason`` and end the process."""
-    sys.stderr.write(json.dumps(reason) + '\n')
-    sys.exit(code)
+class RefusedError(Exception):
+    """The file holds what is not read."""
 
 
 def attribute(item: Any, name: str, where: str) -> float | str | None:  # noqa: ANN401 - h5py has no types
@@ -45,14 +43,14 @@ def attribute(item: Any, name: str, where: str) -> float | str | None:  # noqa: 
     if name not in item.attrs:
         return None
     if item.attrs.get_id(name).get_storage_size() > MAX_ATTRIBUTE_BYTES:
-        refuse(f'{where} has an attribute {name} that is not a single value')
+        raise RefusedError(f'{where} has an attribute {name} that is not a single value')
     value: Any = item.attrs[name]
     if isinstance(value, np.ndarray | np.generic) and value.size == 1:
         value = value.item()
     if isinstance(value, bytes):
         value = value.decode('utf-8', 'surrogateescape')
     if not isinstance(value, bool | int | float | str):
-        refuse(f'{where} has an attribute {name} that is not a single value')
+        raise RefusedError(f'{where} has an attribute {name} that is not a single value')
     return value
 
 
@@ -60,18 +58,18 @@ def open_array(root: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no types
     """Open the data set ``name`` in the group ``root``, without following links or reading a value."""
     link = root.id.links.get_info(name.encode()).type
     if link != h5py.h5l.TYPE_HARD:
-        refuse(f'{name} is a link to another place or file, which is not followed')
+        raise RefusedError(f'{name} is a link to another place or file, which is not followed')
     opened = h5py.h5o.open(root.id, name.encode())
     if not isinstance(opened, h5py.h5d.DatasetID):
-        refuse(f'{name} is no data set')
+        raise RefusedError(f'{name} is no data set')
     layout = opened.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL:
-        refuse(f'{name} is a virtual data set, whose values lie in other data sets or files')
+        raise RefusedError(f'{name} is a virtual data set, whose values lie in other data sets or files')
     if layout.get_external_count():
-        refuse(f'{name} has its values in other files')
+        raise RefusedError(f'{name} has its values in other files')
     array = h5py.Dataset(opened)
     if array.shape is None or array.dtype.kind not in 'biufc':
-        refuse(f'{name} holds no numbers')
+        raise RefusedError(f'{name} holds no numbers')
     if any(layout.get_filter(number)[0] not in _BUILT_IN_FILTERS for number in range(layout.get_nfilters())):
         # Filters of detectors, as Ptychodus has them.
         import hdf5plugin  # noqa: F401
@@ -81,12 +79,12 @@ def open_array(root: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no types
 def check_written(array: Any, name: str) -> None:  # noqa: ANN401 - h5py has no types
     """Refuse an array that was not written in whole: HDF5 gives its fill value for the rest."""
     if array.size and not array.id.get_storage_size():
-        refuse(f'the values of {name} were never written')
+        raise RefusedError(f'the values of {name} were never written')
     if array.chunks is not None and array.size:
         needed = math.prod(-(-side // chunk) for side, chunk in zip(array.shape, array.chunks, strict=True))
         written = array.id.get_num_chunks()
         if written < needed:
-            refuse(f'{needed - written} of {needed} blocks of {name} were never written')
+            raise RefusedError(f'{needed - written} of {needed} blocks of {name} were never written')
 
 
 def write_values(array: Any, stream: BinaryIO) -> None:  # noqa: ANN401 - h5py has no types
@@ -101,11 +99,11 @@ def write_values(array: Any, stream: BinaryIO) -> None:  # noqa: ANN401 - h5py h
         stream.write(np.ascontiguousarray(array[start : start + step]).tobytes())
 
 
-def main(request: dict[str, Any], stream: BinaryIO) -> None:
+def answer(request: dict[str, Any], stream: BinaryIO) -> None:
     """Answer ``request`` on ``stream``."""
     with h5py.File(request['path'], 'r') as file:
         found = {name: open_array(file, name) for name in request['arrays'] if file.id.links.exists(name.encode())}
-        answer = {
+        listing = {
             'attributes': {name: attribute(file, name, 'the file') for name in request['attributes']},
             'arrays': {
                 name: {
@@ -117,7 +115,7 @@ def main(request: dict[str, Any], stream: BinaryIO) -> None:
             },
         }
         # The shapes first: whoever asks refuses an array that is too large.
-        stream.write(json.dumps(answer).encode() + b'\n')
+        stream.write(json.dumps(listing).encode() + b'\n')
         stream.flush()
         with_data = {name: array for name, array in found.items() if name in request['with_data']}
         for name, array in with_data.items():
@@ -127,9 +125,17 @@ def main(request: dict[str, Any], stream: BinaryIO) -> None:
     stream.flush()
 
 
-if __name__ == '__main__':
+def run(request: dict[str, Any], stream: BinaryIO) -> int:
+    """Answer ``request`` on ``stream``, or write to standard error why not; return the exit code."""
     try:
-        main(json.loads(sys.argv[1]), sys.stdout.buffer)
+        answer(request, stream)
     except Exception as failure:
-        # h5py raises errors of many classes for damaged files; all of them end here, with the library's reason.
-        refuse(' '.join(str(failure).split())[:MAX_REASON_CHARS] or type(failure).__name__, UNREADABLE)
+        # h5py raises errors of many classes for damaged files.
+        reason = ' '.join(str(failure).split())[:MAX_REASON_CHARS] or type(failure).__name__
+        sys.stderr.write(json.dumps(reason) + '\n')
+        return REFUSED if isinstance(failure, RefusedError) else UNREADABLE
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(run(json.loads(sys.argv[1]), sys.stdout.buffer))
