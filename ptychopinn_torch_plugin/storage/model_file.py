@@ -1,8 +1,8 @@
-"""The model file: one safetensors file, weights and probe as tensors, everything else as one JSON header.
+"""Read and write the model file: a safetensors file with weights and probe as tensors, and one JSON header.
 
-No pickle is read or written, and nothing in a file is imported by name: the header's configuration chooses from the
-registry of generators, and the tensors must be exactly those that this configuration needs. ``specs/model-file.md`` is
-normative. Reading the header does not import torch (the host process does it).
+No pickle is read or written, and nothing is imported by a name from a file: the configuration in the header selects a
+registered generator, and the tensors must be exactly those that this configuration needs. ``specs/model-file.md`` is
+normative. Reading the header, as the host process does, does not import torch.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class ModelHeader(BaseModel):
 
     @property
     def losses(self) -> tuple[LossRecord, ...]:
-        """The training history."""
+        """Return the training history."""
         return tuple(LossRecord(entry.epoch, entry.training, entry.validation) for entry in self.history)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """What a model file holds, in memory."""
+    """Contents of a model file in memory."""
 
     header: ModelHeader
     weights: Mapping[str, npt.NDArray[np.float32]]
@@ -88,16 +88,16 @@ class TrainedModel:
 
     @property
     def config(self) -> Config:
-        """The configuration that the model was trained with."""
+        """Return the configuration of the training."""
         return self.header.config
 
     @property
     def losses(self) -> tuple[LossRecord, ...]:
-        """The training history."""
+        """Return the training history."""
         return self.header.losses
 
     def build(self) -> Generator:
-        """The network with its weights, in evaluation mode, on the CPU.
+        """Build the network with its weights, in evaluation mode, on the CPU.
 
         Raises:
             ModelFileError: the tensors are not exactly those that the configuration needs.
@@ -113,7 +113,7 @@ class TrainedModel:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a model computes."""
+    """Return the versions of the packages that a model depends on."""
     names = ('ptychopinn_torch_plugin', 'torch', 'lightning', 'numpy', 'ptychodus')
     found = {}
     for name in names:
@@ -125,7 +125,7 @@ def package_versions() -> dict[str, str]:
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
-    """Write ``model`` to ``path``; a kill at any moment leaves the old or the new file whole."""
+    """Write ``model`` to ``path``; if the process is killed, the old or the new file is there in whole."""
     from safetensors.numpy import save
 
     tensors = {WEIGHTS_PREFIX + name: np.ascontiguousarray(array) for name, array in model.weights.items()}
@@ -159,7 +159,7 @@ def _header_from(tree: object, path: Path) -> ModelHeader:
 
 
 class _Identity(BaseModel):
-    """What every version of the header says, whatever else it holds."""
+    """Fields of the header in every format version."""
 
     model_config = ConfigDict(extra='ignore')
 
@@ -180,7 +180,7 @@ def _check_backend_and_version(path: Path, tree: object) -> None:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Read a model file. What it holds is compared with what its configuration needs before any of it is read.
+    """Read a model file. Names and shapes of its tensors are compared with its configuration before any is read.
 
     Raises:
         ModelFileError: as :func:`read_model_header`; tensors are missing, of a wrong type or shape, or not finite.
@@ -202,7 +202,7 @@ def load_model(path: Path) -> TrainedModel:
 
 
 def _declared_shape(file: Any, name: str, path: Path) -> tuple[int, ...]:  # noqa: ANN401 - safetensors has no types
-    """The shape that the table of ``file`` gives the tensor ``name``, which must be float32."""
+    """Return the shape of the tensor ``name`` in the table of ``file``; its type must be float32."""
     declared = file.get_slice(name)
     if declared.get_dtype() != 'F32':
         raise ModelFileError(f'Tensor "{printable(name)}" in {path.name} is not float32: the file is damaged.')
@@ -236,7 +236,7 @@ def _without_prefix(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[s
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
-    """Raise unless the weights ``found`` are exactly those of the network of ``config``, which is not built."""
+    """Raise unless the weights ``found`` are exactly those of the network of ``config``; no memory is taken for it."""
     import torch
 
     from ..models.registry import build_generator

@@ -1,4 +1,4 @@
-"""Safe reading of NPZ archives: no pickle, and nothing is unpacked before its size is known to be honest."""
+"""Read NPZ archives that anybody may have written: no pickle, and sizes are checked before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...errors import InputError
 from ...storage.checked_files import check_declared_bytes, open_regular, printable
 
 DEFLATE_LIMIT = 1032
-"""Deflate cannot pack more than about 1032 bytes into one (RFC 1951: 258 bytes in 2 bits)."""
+"""Largest compression factor of deflate (RFC 1951: 258 bytes in 2 bits)."""
 
 MAX_MEMBERS = 1000
 """Members of an archive; a training file has about a dozen."""
@@ -43,12 +43,12 @@ _DAMAGE = (
     RuntimeError,
     tokenize.TokenError,
 )
-"""What zipfile and NumPy raise for files that are damaged, or made to look so."""
+"""Errors that zipfile and NumPy raise for damaged files."""
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What an archive declares about one of its arrays."""
+    """Shape, dtype and size that an archive declares for one of its arrays."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -56,7 +56,7 @@ class ArrayHeader:
 
 
 def read_headers(path: Path) -> dict[str, ArrayHeader]:
-    """Read the headers of all arrays in the archive at ``path``, and none of their data.
+    """Read the headers of all arrays in the archive at ``path``, but not their data.
 
     Raises:
         InputError: the file is missing, is no NPZ archive or is damaged; an array is a pickled object; or the sizes
@@ -97,7 +97,7 @@ def _headers_of(file: IO[bytes], path: Path) -> dict[str, ArrayHeader]:
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays called ``names``, after :func:`read_headers` has approved the archive.
+    """Read the arrays called ``names``, with all checks of :func:`read_headers`.
 
     Returns:
         Arrays by name, with shape ``(...)`` and dtype as stored.
@@ -126,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_many_or_repeated(names: Sequence[str], path: Path) -> None:
-    """Raise for more members than any training file has, or for a name that stands for two of them."""
+    """Raise for more members than any training file has, or for two members of one name."""
     if len(names) > MAX_MEMBERS:
         raise InputError(f'{path} holds {len(names)} arrays, more than {MAX_MEMBERS}: this is no training file.')
     repeated = sorted(name for name, number in Counter(names).items() if number > 1)
@@ -135,7 +135,7 @@ def _refuse_many_or_repeated(names: Sequence[str], path: Path) -> None:
 
 
 def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> ArrayHeader:
-    """Read one member's header and compare the three sizes: packed, unpacked, and shape times item size."""
+    """Read the header of a member and compare three sizes: packed, unpacked, and number of values times item size."""
     name = printable(info.filename.removesuffix('.npy'))
     with archive.open(info) as stream:
         shape, dtype = _read_npy_header(stream)
@@ -159,7 +159,7 @@ def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> A
 
 
 def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an NPY stream, format 1.0 or 2.0; 3.0 is for field names only, which no array here has."""
+    """Return shape and dtype of an NPY stream of format 1.0 or 2.0; 3.0 is needed for field names only."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
