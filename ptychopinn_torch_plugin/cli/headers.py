@@ -11,8 +11,7 @@ import numpy as np
 
 from ..data.io.archive import read_arrays, read_headers
 from ..data.io.conversion import read_npz_geometry
-from ..data.io.headers import read_diffraction_header
-from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_product
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_diffraction_header, read_product
 from ..errors import InputError
 from ..storage.model_file import MODEL_SUFFIX, ModelHeader, read_model_header
 from .inputs import HELP, NPZ_SUFFIX, PRODUCT_SUFFIXES, find_scans, is_workflow_folder

@@ -7,7 +7,6 @@ tree under another name; those with a rule of their own have it in :mod:`.rules`
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from ..config import Config, reason
 from ..errors import ConfigurationError
+from ..storage.checked_files import parse_json, parse_yaml, printable, read_text
 from .legacy_options import Draft, Name
 from .options import NAMES
 
@@ -24,6 +24,9 @@ __all__ = ['NAMES', 'WorkflowConfig', 'configuration_from']
 
 SECTIONS = ('model', 'training', 'inference', 'execution')
 """Nested mappings or dataclass instances of these names are opened; their names are all different things."""
+
+_MAX_LISTED = 20
+"""Unknown names that a message lists."""
 
 _BY_NAME: dict[str, Name] = {name.name: name for name in NAMES}
 
@@ -110,7 +113,8 @@ def _collected(parts: list[object]) -> dict[str, Any]:
         for name, value in _flattened(_as_mapping(part)):
             if name in given and given[name] != value:
                 raise ConfigurationError(
-                    f'{name} is given twice, as {given[name]!r} and as {value!r}: map the two configurations apart.'
+                    f'{name} is given twice, as {printable(repr(given[name]))} and as {printable(repr(value))}: map '
+                    'the two configurations apart.'
                 )
             given[name] = value
     return given
@@ -119,6 +123,8 @@ def _collected(parts: list[object]) -> dict[str, Any]:
 def _flattened(part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in part.items():
         if name in SECTIONS:
+            if isinstance(value, str | Path):  # a file does not name other files
+                raise ConfigurationError(f'{name} is {printable(str(value))}: give names with values.')
             if value is not None:
                 yield from _flattened(_as_mapping(value))
         elif value is not None:
@@ -142,36 +148,20 @@ def _as_mapping(part: object) -> Mapping[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ConfigurationError(f'There is no configuration file {path}.')
-    text = path.read_text(encoding='utf-8')
-    try:
-        content = json.loads(text) if path.suffix == '.json' else _parse_yaml(text)
-    except ValueError as error:
-        raise ConfigurationError(
-            f'{path} cannot be read as {"JSON" if path.suffix == ".json" else "YAML"}: {error}.'
-        ) from error
+    text = read_text(path)
+    content = parse_json(text, path) if path.suffix == '.json' else parse_yaml(text, path)
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ConfigurationError(f'{path} holds no names with values: write "nepochs: 50", one a line.')
     return cast(Mapping[str, Any], content)
 
 
-def _parse_yaml(text: str) -> object:
-    from ..dependencies import missing
-
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing(error) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(' '.join(str(error).split())) from error
-
-
 def _refuse_unknown(given: Mapping[str, Any]) -> None:
     unknown = sorted(set(given) - set(_BY_NAME))
     if unknown:
+        names = ', '.join(printable(name) for name in unknown[:_MAX_LISTED])
         raise ConfigurationError(
-            f'{", ".join(unknown)}: no such name is known; docs/configuration-names.md lists all that are.'
+            f'{names}{"..." if len(unknown) > _MAX_LISTED else ""}: no such name is known; docs/configuration-names.md '
+            'lists all that are.'
         )
 
 
@@ -184,7 +174,7 @@ def _finished(draft: Draft) -> WorkflowConfig:
             draft.refuse(draft.source_of(item['loc']), reason(item))
     if draft.refusals:
         lines = [
-            f'{name} = {draft.given[name]!r}: {why}' if name in draft.given else f'{name}: {why}'
+            f'{name} = {printable(repr(draft.given[name]))}: {why}' if name in draft.given else f'{name}: {why}'
             for name, why in draft.refusals
         ]
         raise ConfigurationError('This configuration cannot be honoured: ' + '; '.join(lines) + '.')

@@ -1,4 +1,4 @@
-"""From files and Ptychodus' inputs to one validated scan, and from the scan to groups of neighbouring positions.
+"""Read files and Ptychodus' inputs into one validated scan, and draw groups of neighbouring positions from it.
 
 Nothing here imports torch or Lightning; Ptychodus is imported inside the functions that need it.
 """

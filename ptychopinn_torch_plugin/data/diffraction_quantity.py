@@ -1,8 +1,8 @@
-"""Counts or amplitudes: what a stack of patterns holds, as told or by a rule, and counts made of it.
+"""Determine whether patterns are photon counts or amplitudes, and convert them to counts.
 
-The keys of a training file do not tell photon counts (Ptychodus) from amplitudes, their square roots (PtychoPINN). The
-photon statistics do: counts are whole numbers, and so are the squares of amplitudes; what is not whole still varies
-from pattern to pattern at least as much as photons do. Whoever states a dialect that these contradict is told.
+The keys of a training file are the same for photon counts (Ptychodus) and for amplitudes, their square roots
+(PtychoPINN). The photon statistics differ: counts are whole numbers, and so are the squares of amplitudes; and the
+variance of counts between patterns is at least their mean. A statement of the caller that contradicts these is refused.
 """
 
 from __future__ import annotations
@@ -25,64 +25,64 @@ Patterns = npt.NDArray[np.number]
 Mask = npt.NDArray[np.bool_]
 
 MIN_EVIDENCE = 100
-"""Pattern values, or pixels, that must bear witness before anything is concluded from them."""
+"""Least number of pattern values, or pixels, from which a conclusion is drawn."""
 
 LARGEST_ERROR = 0.02
-"""A square bears witness while its rounding error is below this: by chance it would be whole once in 25 times."""
+"""Largest rounding error of a square that is tested for being whole: by chance, 1 in 25 such numbers is."""
 
 LEAST_DISPERSION = 0.5
-"""Variance over mean between patterns below which numbers cannot be photon counts: Poisson's is 1, a signal adds."""
+"""Variance over mean between patterns below which values cannot be photon counts: Poisson noise alone gives 1."""
 
 MIN_PATTERNS = 8
-"""Patterns from which a variance is estimated."""
+"""Least number of patterns from which a variance is estimated."""
 
 NPHOTONS_TOLERANCE = 0.1
-"""Relative difference between a stated and the measured number of photons that is worth a word."""
+"""Relative difference between the stated and the measured number of photons above which a warning is logged."""
 
 
 def counts_from(
     patterns: Patterns,
     good: Mask,
-    dialect: DiffractionQuantity,
+    quantity: DiffractionQuantity,
     name: str,
     *,
     nphotons: float | None = None,
     trusted: bool = False,
 ) -> Patterns:
-    """Photon counts of ``diff3d``, whichever dialect it is in. The log says which it was and by which rule.
+    """Return the photon counts of ``diff3d``. The log states which quantity it holds and by which rule.
 
     Args:
         patterns: ``diff3d``, ``(n, H, W)``, integers or floats.
-        good: ``(H, W)``, True for pixels that were measured; only these bear witness.
-        dialect: what the caller says. ``'auto'``, first match: an integer dtype is counts, whole numbers are counts,
-            numbers whose squares are whole are amplitudes; anything else is refused.
-        name: what the log calls the data.
-        nphotons: mean photons per pattern of amplitudes that were normalised, so that their squares are no counts:
-            they are scaled to it. Of amplitudes whose squares are whole, and of counts, the photons are known; another
-            number is then reported and not used.
-        trusted: the patterns' own file states the dialect: the statistics are not asked.
+        good: ``(H, W)``, True for pixels that were measured; only these are used.
+        quantity: what ``diff3d`` holds. ``'auto'`` takes the first rule that applies: an integer dtype is counts, whole
+            numbers are counts, numbers whose squares are whole are amplitudes; anything else is refused.
+        name: name of the data in the log.
+        nphotons: mean photons per pattern of amplitudes that were normalised, so that their squares are not counts;
+            these are scaled to it. For counts, and amplitudes whose squares are whole, the photons are known: a
+            different number is reported and not used.
+        trusted: the file of the patterns itself states the quantity: the statistics are not tested.
 
     Returns:
-        The patterns themselves where they are counts; squares of amplitudes else, float64 from 64-bit values, float32
-        from all others.
+        The patterns themselves where they are counts; otherwise the squares of the amplitudes, float64 from 64-bit
+        values, float32 from all others.
 
     Raises:
-        InputError: the dialect cannot be told, is contradicted by the statistics, an amplitude is negative, or
+        InputError: the quantity cannot be determined, the statistics contradict it, an amplitude is negative, or
             ``nphotons`` is not a positive number.
     """
     if nphotons is not None and not 0 < nphotons < math.inf:
         raise InputError(f'nphotons is {nphotons!r}: give the mean photons of a pattern, more than 0.')
-    if dialect not in ('auto', 'counts', 'amplitude'):
-        raise InputError(f"dialect is {dialect!r}: give 'auto', 'counts' or 'amplitude'.")
-    found = _find(patterns, good, name) if dialect == 'auto' else dialect
-    if dialect != 'auto':
-        logger.info('%s: diff3d is read as %s, as asked for.', name, _WORDS[dialect])
+    if quantity not in ('auto', 'counts', 'amplitude'):
+        raise InputError(f"dialect is {quantity!r}: give 'auto', 'counts' or 'amplitude'.")
+    found = _find(patterns, good, name) if quantity == 'auto' else quantity
+    if quantity != 'auto':
+        logger.info('%s: diff3d is read as %s, as asked for.', name, _WORDS[quantity])
         if not trusted:
-            _refuse_contradiction(patterns, good, dialect)
+            _refuse_contradiction(patterns, good, quantity)
     if found == 'counts':
         _report_photons(patterns, good, nphotons, name)
         return patterns
-    whole = dialect == 'auto' or _are_roots_of_whole(patterns, good)
+    whole = quantity == 'auto' or _are_roots_of_whole(patterns, good)
     counts = _square(patterns, good, to_whole=whole)
     if whole or nphotons is None:
         _report_photons(counts, good, nphotons, name)
@@ -99,11 +99,11 @@ _WORDS = {'counts': 'photon counts', 'amplitude': 'amplitudes and squared'}
 
 
 def dispersion(patterns: Patterns, good: Mask) -> float:
-    """Median over the good pixels with a mean of at least 1 of the variance between patterns over the mean.
+    """Return the variance between patterns over the mean: the median over good pixels with a mean of at least 1.
 
-    Of independent Poisson counts it is 1, and more where the expected pattern differs between positions (for the
-    mixture of Poisson laws, variance = mean + variance of the means). NaN where fewer than ``MIN_PATTERNS`` patterns
-    or ``MIN_EVIDENCE`` such pixels exist.
+    For independent Poisson counts it is 1, and larger where the expected pattern differs between positions (for a
+    mixture of Poisson distributions, variance = mean + variance of the means). NaN for fewer than ``MIN_PATTERNS``
+    patterns or ``MIN_EVIDENCE`` such pixels.
     """
     size = patterns.shape[0]
     if size < MIN_PATTERNS:
@@ -134,7 +134,7 @@ def _find(patterns: Patterns, good: Mask, name: str) -> Literal['counts', 'ampli
         return 'amplitude'
     spread = dispersion(patterns, good)
     hint = (
-        f'; their variance over their mean is {spread:.2g} where counts have at least 1, which speaks for amplitudes'
+        f'; their variance over their mean is {spread:.2g} where counts have at least 1, as amplitudes have'
         if spread < LEAST_DISPERSION
         else ''
     )
@@ -144,11 +144,11 @@ def _find(patterns: Patterns, good: Mask, name: str) -> Literal['counts', 'ampli
     )
 
 
-def _refuse_contradiction(patterns: Patterns, good: Mask, dialect: Literal['counts', 'amplitude']) -> None:
-    """Raise where the photon statistics say the opposite of ``dialect``."""
+def _refuse_contradiction(patterns: Patterns, good: Mask, quantity: Literal['counts', 'amplitude']) -> None:
+    """Raise if the photon statistics contradict ``quantity``."""
     whole = patterns.dtype.kind in 'ui' or _are_whole(patterns, good)
-    if dialect == 'amplitude':
-        # Zeros and ones are their own roots, and tell nothing.
+    if quantity == 'amplitude':
+        # Zeros and ones equal their squares, so they do not distinguish the two.
         if whole and any(bool(((np.asarray(patterns[b]) > 1) & good).any()) for b in frame_blocks(patterns)):
             raise InputError(
                 "diff3d holds whole numbers, which are photon counts and no amplitudes: say dialect='counts' or 'auto'."
@@ -166,7 +166,7 @@ def _refuse_contradiction(patterns: Patterns, good: Mask, dialect: Literal['coun
         raise InputError(
             f'diff3d varies between patterns by {spread:.2g} times its mean, but photon counts vary by their mean at '
             "least: these are amplitudes (say dialect='amplitude'), or patterns without photon noise (make a scan of "
-            'them with make_raw_scan, which asks for none).'
+            'them with make_raw_scan, which does not test the noise).'
         )
 
 
@@ -178,7 +178,7 @@ def _are_whole(patterns: Patterns, good: Mask) -> bool:
 
 
 def _are_roots_of_whole(patterns: Patterns, good: Mask) -> bool:
-    """True if every square that is precise enough to judge is whole, and there are enough of them.
+    """Return whether every square that is precise enough to be tested is whole, and there are enough of them.
 
     A square's rounding error is up to ``4 eps a**2`` (root and square in the file's own precision).
     """
@@ -189,10 +189,10 @@ def _are_roots_of_whole(patterns: Patterns, good: Mask) -> bool:
     for block in frame_blocks(patterns):
         squares = np.square(np.asarray(patterns[block])[:, good].astype(np.float64))
         error = 4 * eps * squares
-        judged = (squares > 0) & (error < LARGEST_ERROR)
-        if (np.abs(squares - np.rint(squares)) > error)[judged].any():
+        tested = (squares > 0) & (error < LARGEST_ERROR)
+        if (np.abs(squares - np.rint(squares)) > error)[tested].any():
             return False
-        evidence += int(np.count_nonzero(judged))
+        evidence += int(np.count_nonzero(tested))
     return evidence >= MIN_EVIDENCE
 
 
@@ -200,14 +200,14 @@ def _square(amplitudes: Patterns, good: Mask, *, to_whole: bool) -> npt.NDArray[
     """Square ``(n, H, W)`` block by block, to float64 from 64-bit values, else to float32.
 
     Raises:
-        InputError: a good pixel is negative, which no amplitude is (its square would hide it).
+        InputError: a good pixel is negative, which an amplitude cannot be (its square would hide this).
     """
     counts = np.empty(amplitudes.shape, dtype=np.float64 if amplitudes.dtype.itemsize == 8 else np.float32)
     for block in frame_blocks(amplitudes):
         frames = np.asarray(amplitudes[block])
         if ((frames < 0) & good).any():
             raise InputError(
-                'diff3d has negative values, so it does not hold amplitudes: check what the file contains.'
+                'diff3d has negative values, so it does not hold amplitudes: check the contents of the file.'
             )
         squares = np.square(frames.astype(np.float64))
         counts[block] = np.rint(squares) if to_whole else squares
@@ -215,7 +215,7 @@ def _square(amplitudes: Patterns, good: Mask, *, to_whole: bool) -> npt.NDArray[
 
 
 def _mean_total(counts: Patterns, good: Mask) -> float:
-    """Photons of a pattern on the good pixels, mean over all patterns."""
+    """Return the mean number of photons per pattern on the good pixels."""
     total = sum(float(np.asarray(counts[block])[:, good].sum(dtype=np.float64)) for block in frame_blocks(counts))
     return float(total / counts.shape[0])
 
@@ -226,6 +226,6 @@ def _report_photons(counts: Patterns, good: Mask, nphotons: float | None, name: 
     measured = _mean_total(counts, good)
     if abs(measured - nphotons) > NPHOTONS_TOLERANCE * nphotons:
         logger.warning(
-            '%s: nphotons = %g is not used: the patterns hold %.4g photons on average, and they are what was measured.',
+            '%s: nphotons = %g is not used: the patterns hold %.4g photons on average, as measured.',
             name, nphotons, measured,
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Which positions go together: neighbours, groups, the validation split, and compact windows.
+"""Select positions: neighbours, groups, the validation split, and compact windows.
 
-Everything is an index array into a scan; patterns are never touched. All functions are deterministic for a given random
+All results are index arrays into a scan; patterns are not read. All functions are deterministic for a given random
 generator.
 """
 
@@ -24,8 +24,8 @@ def nearest_neighbours(positions: Positions, k: int) -> IndexArray:
         k: number of neighbours, 0 to ``n - 1``.
 
     Returns:
-        int32 ``(n, k)``: nearest first, equal distances by index. A position is never its own neighbour; one that lies
-        on the same spot is.
+        int32 ``(n, k)``: nearest first, equal distances by index. A position is never its own neighbour; another one at
+        the same place is.
 
     Raises:
         InputError: ``k`` is negative or there are not so many other positions.
@@ -107,7 +107,7 @@ def hold_out_positions(n: int, fraction: float, rng: np.random.Generator) -> tup
 
 
 def compact_windows(positions: Positions, window_size: int) -> list[IndexArray]:
-    """Cut all positions into compact windows by halving again and again across the longer axis.
+    """Divide all positions into compact windows, by repeated halving across the longer axis.
 
     Args:
         positions: ``(n, 2)`` as (y, x), pixels.
@@ -128,12 +128,12 @@ def compact_windows(positions: Positions, window_size: int) -> list[IndexArray]:
 
 
 def _bisect(positions: Positions, members: IndexArray, number: int) -> list[IndexArray]:
-    """Cut ``members`` into ``number`` windows of nearly equal size."""
+    """Divide ``members`` into ``number`` windows of nearly equal size."""
     if number == 1:
         return [np.sort(members)]
     held = positions[members]
     axis = int(np.argmax(np.ptp(held, axis=0)))
-    # Ties along the cut axis (rows of a raster) are broken by the other axis, which keeps both halves in one piece.
+    # Equal coordinates along the axis (rows of a raster) are ordered by the other axis: both halves are connected.
     order = members[np.lexsort((held[:, 1 - axis], held[:, axis]))]
     first = number // 2
     cut = len(members) * first // number
@@ -141,13 +141,13 @@ def _bisect(positions: Positions, members: IndexArray, number: int) -> list[Inde
 
 
 def _neighbours_among(positions: Positions, anchors: IndexArray, candidates: IndexArray, k: int) -> IndexArray:
-    """The ``k`` nearest ``candidates`` other than itself of every anchor, int32 ``(S, k)``, nearest first."""
+    """Return the ``k`` nearest ``candidates`` of every anchor other than itself, int32 ``(S, k)``, nearest first."""
     if k == 0 or len(anchors) == 0:
         return np.empty((len(anchors), k), dtype=np.int32)
     asked = min(k + 1, len(candidates))
     distances, found = cKDTree(positions[candidates]).query(positions[anchors], k=np.arange(1, asked + 1))
     indices = candidates[found]
-    # Itself goes last, whatever its rank (positions may coincide); then by distance, then by index.
+    # The anchor itself comes last (positions may coincide); the others are sorted by distance, then by index.
     itself = indices == anchors[:, np.newaxis]
     order = np.lexsort((indices, distances, itself), axis=1)[:, :k]
     return np.take_along_axis(indices, order, axis=1)

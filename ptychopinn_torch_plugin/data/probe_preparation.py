@@ -1,6 +1,6 @@
-"""What is done to the given probe before anything else: smoothed, then masked.
+"""Smooth and mask the probe of a scan before training or reconstruction.
 
-The photon scale is not set here but where the scan becomes tensors (:mod:`~ptychopinn_torch_plugin.data.tensors`).
+The photon scale of the probe is set in :mod:`~ptychopinn_torch_plugin.data.tensors`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .scan import RawScan
 
 
 def prepared(scan: RawScan, config: ProbeConfig) -> RawScan:
-    """``scan`` with its probe smoothed and masked as ``config`` asks; the scan itself where it asks for neither.
+    """Return ``scan`` with its probe smoothed and masked; the scan itself where ``config`` asks for neither.
 
-    The mask comes last, so that the probe is exactly zero outside the disk. Nothing but the probe changes.
+    The mask is applied last, so that the probe is exactly zero outside the disk. Only the probe changes.
 
     Raises:
-        InputError: nothing of the probe is left inside the disk.
+        InputError: the probe is zero inside the disk.
     """
     if not config.smoothing_sigma and not config.mask_radius:
         return scan
@@ -31,16 +31,15 @@ def prepared(scan: RawScan, config: ProbeConfig) -> RawScan:
         modes = np.where(disk(modes, config.mask_radius), modes, 0)
     if not modes.any():
         raise InputError(
-            f'{scan.name}: nothing of the probe is left inside a disk of {config.mask_radius:g} pixels: raise the mask '
-            'radius.'
+            f'{scan.name}: the probe is zero inside a disk of {config.mask_radius:g} pixels: raise the mask radius.'
         )
     return replace(scan, probe=modes)
 
 
 def smoothed(modes: npt.NDArray[np.complexfloating], sigma: float) -> npt.NDArray[np.complexfloating]:
-    """Every mode of ``modes`` ``(M, H, W)`` convolved with a Gaussian of standard deviation ``sigma`` in pixels.
+    """Convolve every mode of ``modes`` ``(M, H, W)`` with a Gaussian of standard deviation ``sigma`` in pixels.
 
-    The wave itself is convolved, not its modulus; it counts as zero outside of its array. The dtype is kept.
+    The complex wave is convolved, not its modulus; outside of the array it is taken as zero. The dtype is kept.
     """
     widths = (0.0, sigma, sigma)
     parts = [gaussian_filter(part.astype(np.float64), widths, mode='constant') for part in (modes.real, modes.imag)]
@@ -48,13 +47,13 @@ def smoothed(modes: npt.NDArray[np.complexfloating], sigma: float) -> npt.NDArra
 
 
 def disk(modes: npt.NDArray[np.complexfloating], radius: float) -> npt.NDArray[np.bool_]:
-    """Pixels whose centre is at most ``radius`` pixels from the centre of power of ``modes`` ``(M, H, W)``; ``(H, W)``.
+    """Return the mask ``(H, W)`` of pixels within ``radius`` pixels of the centre of mass of ``modes`` ``(M, H, W)``.
 
-    The centre of power is the mean pixel, weighted by the power of all modes together.
+    The centre of mass is that of the intensity, summed over all modes.
     """
-    # Scaled first: neither the squares of tiny nor those of huge probes fit into single precision.
+    # Scaled first, because the squares of very small or large probes exceed the range of single precision.
     power = np.square(np.abs(modes).astype(np.float64) / float(np.abs(modes).max())).sum(axis=0)
     y, x = np.indices(power.shape)
     centre_y, centre_x = (float((power * axis).sum() / power.sum()) for axis in (y, x))
-    # The rounding of the centre does not decide over pixels right on the edge.
+    # 1e-6: rounding of the centre must not exclude pixels exactly on the edge.
     return np.asarray(np.square(y - centre_y) + np.square(x - centre_x) <= radius**2 + 1e-6)

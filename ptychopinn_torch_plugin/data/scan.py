@@ -1,4 +1,4 @@
-"""One validated scan: what every door of the package turns its input into."""
+"""Hold one validated scan: every input of the package becomes one."""
 
 from __future__ import annotations
 
@@ -58,44 +58,44 @@ class RawScan:
     far-field transform keeps (see ``physics/propagation.py``). Zero where the geometry is not known."""
 
     name: str = field(default='scan')
-    """What messages call this scan."""
+    """Name of the scan in messages."""
 
     empty: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Positions whose pattern holds no photon in any good pixel, ``(k,)``, ascending: they are skipped."""
+    """Indices of the patterns without a photon in a good pixel, ``(k,)``, ascending; these are skipped."""
 
     @property
     def size(self) -> int:
-        """Number of scan positions."""
+        """Return the number of scan positions."""
         return int(self.counts.shape[0])
 
     @property
     def lit(self) -> npt.NDArray[np.int64]:
-        """Positions whose pattern holds photons, ``(n - k,)``, ascending; never none."""
+        """Return the indices of the patterns with photons, ``(n - k,)``, ascending; at least one."""
         return np.setdiff1d(np.arange(self.size), self.empty)
 
     @property
     def pattern_shape(self) -> tuple[int, int]:
-        """Height and width of a pattern in pixels."""
+        """Return height and width of a pattern in pixels."""
         return int(self.counts.shape[1]), int(self.counts.shape[2])
 
     @property
     def is_flat(self) -> bool:
-        """Whether the object guess says nothing: the same value everywhere, to a millionth."""
+        """Return whether the object guess is constant, to a relative 1e-6: it then holds no information."""
         first = self.object_guess.flat[0]
         return bool(np.abs(self.object_guess - first).max() <= 1e-6 * max(float(np.abs(first)), 1.0))
 
     @property
     def object_shape(self) -> tuple[int, int]:
-        """Height and width of the object grid in pixels."""
+        """Return height and width of the object grid in pixels."""
         return int(self.object_guess.shape[0]), int(self.object_guess.shape[1])
 
     def select(self, indices: npt.NDArray[np.integer]) -> RawScan:
-        """The scan of some of its positions alone, on the same object grid.
+        """Return a scan of some of the positions, on the same object grid.
 
         Args:
             indices: ``(m,)`` whole numbers below ``size``, ascending, each once; at least one.
 
-        Patterns that lie side by side are a view of these; others are copied.
+        Consecutive patterns are a view of these patterns; others are copied.
         """
         chosen = np.asarray(indices, dtype=np.int64)
         first, last = int(chosen[0]), int(chosen[-1])
@@ -108,7 +108,7 @@ class RawScan:
         )
 
     def without_empty(self) -> RawScan:
-        """The scan without its empty patterns; the scan itself where there is none."""
+        """Return the scan without its empty patterns; the scan itself where there is none."""
         return self.select(self.lit) if self.empty.size else self
 
 
@@ -123,7 +123,7 @@ def make_raw_scan(
     fresnel_numbers: tuple[float, float] = (0.0, 0.0),
     name: str = 'scan',
 ) -> RawScan:
-    """Validate the parts of a scan and put them together. The patterns are read once, never copied or converted.
+    """Make a scan of its validated parts. The patterns are read once, and not copied or converted.
 
     Args:
         counts: photon counts ``(n, H, W)``, integers or floats of at most 64 bits, zero frequency at
@@ -133,14 +133,16 @@ def make_raw_scan(
             mode is taken); any scale.
         bad_pixels: ``(H, W)``, True where a pixel was not measured; None means that all were.
         object_guess: complex transmission ``(h, w)`` or ``(1, h, w)``; None means all ones.
-        object_shape: grid ``(h, w)`` of an object that is not given. Without it the grid just holds every patch, and
-            all positions are shifted by whole pixels so that the first patch row and column lie at its edge.
+        object_shape: grid ``(h, w)`` of an object that is not given. Without it the smallest grid that holds all
+            patches is made, and all positions are shifted by whole pixels so that the first patches begin at its edge.
         fresnel_numbers: pixel Fresnel numbers along (y, x), dimensionless (see :class:`RawScan`).
-        name: what messages call the scan.
+        name: name of the scan in messages; bytes of a file name that are not UTF-8 are written as escapes.
 
     Raises:
-        InputError: one sentence for the first fault found: field, value, remedy.
+        InputError: a part cannot be used; the message states the field, its value and the remedy.
     """
+    # Model files and logs are UTF-8, in which such a name cannot be written.
+    name = name.encode('utf-8', 'backslashreplace').decode('utf-8')
     stack = check_pattern_stack(counts)
     shape = (int(stack.shape[1]), int(stack.shape[2]))
     mask = check_bad_pixels(bad_pixels, shape)
@@ -161,11 +163,11 @@ def make_raw_scan(
 def patch_bounds(
     positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Split every position into the object pixels it sees and the subpixel shift of the probe.
+    """Split every position into the origin of its object patch and the subpixel shift of the probe.
 
     The split is that of Ptychodus' ``ProbeGeometry.resolve_patch_bounds``, per axis and in float64: with the half side
-    ``r = (N - 1) / 2``, ``corner = floor(c - r)`` and ``remainder = c - (corner + r)``. (Ptychodus truncates towards
-    zero, which differs for patches that begin outside the grid; those are split by floor here, too.)
+    ``r = (N - 1) / 2``, ``patch_origin = floor(c - r)`` and ``subpixel_shift = c - (patch_origin + r)``. (Ptychodus
+    truncates towards zero, which differs for patches that begin outside the grid; here floor applies to these as well.)
 
     Args:
         positions: patch centres ``(n, 2)`` as (y, x), object pixels.
@@ -174,12 +176,12 @@ def patch_bounds(
     Returns:
         ``patch_origins`` int64 ``(n, 2)``: first row and column of each patch, negative where it begins outside the
         grid;
-        ``subpixel_shifts`` float64 ``(n, 2)``, in [0, 1): how far the probe is moved towards larger (y, x), in pixels.
+        ``subpixel_shifts`` float64 ``(n, 2)``, in [0, 1): shift of the probe towards larger (y, x), in pixels.
     """
     centres = np.asarray(positions, dtype=np.float64)
     half = (np.asarray(pattern_shape, dtype=np.float64) - 1) / 2
     patch_origins = np.floor(centres - half)
-    # Rounding in c - r can carry a position just below a whole pixel over it; the clip keeps the promise of [0, 1).
+    # Rounding in c - r can give a shift of exactly 1; the clip keeps it in [0, 1).
     subpixel_shifts = np.clip(centres - (patch_origins + half), 0.0, np.nextafter(1.0, 0.0))
     return patch_origins.astype(np.int64), subpixel_shifts
 
@@ -196,7 +198,7 @@ def _check_fresnel_numbers(fresnel_numbers: tuple[float, float]) -> tuple[float,
 def _fit_grid(
     positions: npt.NDArray[np.float64], pattern_shape: tuple[int, int], name: str
 ) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
-    """Shift positions by whole pixels to a grid that just holds all patches; returns both (positions, (h, w))."""
+    """Shift positions by whole pixels to the smallest grid that holds all patches; return (positions, (h, w))."""
     lowest = np.floor(positions.min(axis=0) - (np.asarray(pattern_shape) - 1) / 2)
     extent = positions.max(axis=0) - positions.min(axis=0) + np.asarray(pattern_shape) + 1
     if (extent > MAX_OBJECT_PX).any():
@@ -215,7 +217,7 @@ def _fit_grid(
 
 
 def _grid_of(given: npt.NDArray[np.complexfloating] | None, object_shape: tuple[int, int] | None) -> tuple[int, int]:
-    """The object grid ``(h, w)``: that of the ``given`` object, else ``object_shape``, checked."""
+    """Return the object grid ``(h, w)``: that of the ``given`` object, else the checked ``object_shape``."""
     if given is not None:
         if object_shape is not None and given.shape != tuple(object_shape):
             raise InputError(
@@ -233,8 +235,8 @@ def _grid_of(given: npt.NDArray[np.complexfloating] | None, object_shape: tuple[
     height, width = (int(side) for side in object_shape)
     if GRID_BYTES_PER_PX * height * width > physical_memory():
         raise InputError(
-            f'object_shape is {object_shape!r}, which is more than the memory of this machine holds: give a grid that '
-            'just holds the patches.'
+            f'object_shape is {object_shape!r}, which is more than the memory of this machine holds: give the smallest '
+            'grid that holds the patches.'
         )
     return height, width
 

@@ -1,4 +1,4 @@
-"""A part of a scan, drawn at random."""
+"""Draw a part of a scan at random."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .scan import RawScan
 
 
 def select_subsample(scan: RawScan, number: int, seed: int) -> RawScan:
-    """``number`` positions of ``scan``, drawn without replacement, in the order of the scan and on its object grid.
+    """Draw ``number`` positions of ``scan`` without replacement; order and object grid are those of the scan.
 
-    The scan itself where ``number`` is 0 or at least its size. The same scan, number and seed give the same positions.
+    Return the scan itself where ``number`` is 0 or at least its size. Equal arguments give equal positions.
     """
     if not 0 < number < scan.size:
         return scan

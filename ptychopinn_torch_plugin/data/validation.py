@@ -1,7 +1,7 @@
-"""The questions every array is asked before it becomes part of a scan.
+"""Check every array before it becomes part of a scan.
 
-Each function takes what a caller has, returns it normalised (never a copy of the patterns), and raises
-:class:`~ptychopinn_torch_plugin.errors.InputError` with one sentence: field, value, remedy.
+Each function takes an array as the caller has it, returns it in its final form (never a copy of the patterns), and
+raises :class:`~ptychopinn_torch_plugin.errors.InputError` with one sentence that states field, value and remedy.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from ..limits import MAX_PATTERN_PX, MIN_PATTERN_PX, physical_memory
 logger = logging.getLogger(__name__)
 
 MAX_COUNT = 1e12
-"""Photons in one pixel of one pattern: no detector counts so many, and squares stay far inside of float32."""
+"""Largest number of photons in a pixel: no detector counts more, and the squares stay in the range of float32."""
 MIN_BRIGHTEST = 1e-10
-"""The brightest pixel of a scan holds at least so many photons: the forward model keeps 1e-12 as its zero."""
-CANVAS_BYTES_PER_PX = 100
-"""Working memory for each pixel of the object under reconstruction: about a dozen complex64 images of it."""
-FRAME_BYTES_PER_PX = 64
-"""Working memory for each pixel and probe mode of one pattern, the least that is ever looked at together."""
+"""Least number of photons in the brightest pixel of a scan: the forward model takes 1e-12 as zero."""
+OBJECT_BYTES_PER_PX = 100
+"""Working memory per object pixel, in bytes: about twelve complex64 arrays of the object."""
+PATTERN_BYTES_PER_PX = 64
+"""Working memory per pixel and probe mode of one pattern, in bytes: the smallest batch is one pattern."""
 _GAP_MARKS = (2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-"""What detectors write into gaps and dead pixels, whatever type the patterns were converted to later on."""
+"""Values that detectors write into gaps and dead pixels. They stay when the patterns are converted to another type."""
 BLOCK_ELEMENTS = 2**24
-"""Elements of a pattern stack that are looked at at a time: a memory map is never loaded at once."""
+"""Elements of a pattern stack that are read at a time, so that a memory map is not loaded whole."""
 
 
 def frame_blocks(counts: npt.NDArray[Any]) -> Iterator[slice]:
-    """Yield slices that cut ``counts`` ``(n, H, W)`` into blocks of at most about ``BLOCK_ELEMENTS`` elements."""
+    """Yield slices that divide ``counts`` ``(n, H, W)`` into blocks of about ``BLOCK_ELEMENTS`` elements at most."""
     step = max(1, BLOCK_ELEMENTS // max(1, counts.shape[1] * counts.shape[2]))
     for start in range(0, counts.shape[0], step):
         yield slice(start, start + step)
 
 
 def check_pattern_stack(counts: npt.ArrayLike) -> npt.NDArray[np.number]:
-    """Check type and shape of the patterns, without reading a value.
+    """Check type and shape of the patterns without reading a value.
 
     Args:
         counts: photon counts ``(n, H, W)``; integers or floats of up to 64 bits.
 
     Returns:
-        The same array: a memory map stays one, the dtype stays.
+        The same array, a memory map included, with the same dtype.
 
     Raises:
         InputError: another dtype, not three axes, no pattern, or sides outside ``MIN_PATTERN_PX``..``MAX_PATTERN_PX``.
@@ -91,19 +91,19 @@ def check_bad_pixels(bad_pixels: npt.ArrayLike | None, shape: tuple[int, int]) -
 def check_count_values(
     counts: npt.NDArray[np.number], bad_pixels: npt.NDArray[np.bool_], name: str
 ) -> npt.NDArray[np.int64]:
-    """Read all patterns once, block by block, and judge the values of the good pixels.
+    """Read all patterns once, block by block, and check the values of the good pixels.
 
     Args:
         counts: patterns ``(n, H, W)`` that passed :func:`check_pattern_stack`.
-        bad_pixels: mask ``(H, W)``; whatever stands below it (NaN, gap markers) is not looked at.
-        name: what the log calls the scan.
+        bad_pixels: mask ``(H, W)``; values under it (NaN, gap marks) are ignored.
+        name: name of the scan in the log.
 
     Returns:
-        Numbers of the patterns without a photon, ``(k,)``, ascending; a warning tells of them.
+        Indices of the patterns without a photon, ``(k,)``, ascending; a warning reports them.
 
     Raises:
-        InputError: values that are not finite, negative, the mark that detectors leave in gaps and dead pixels (the
-            largest of an unsigned type, or of 32 or 64 bits), or larger than ``MAX_COUNT``; or (nearly) no photon.
+        InputError: a value is not finite, negative, larger than ``MAX_COUNT``, or the mark of gaps and dead pixels (the
+            largest value of an unsigned type, or of 32 or 64 bits); or there is (nearly) no photon.
     """
     good = ~bad_pixels
     lowest = np.full(good.shape, np.inf)
@@ -119,7 +119,7 @@ def check_count_values(
             np.maximum(highest, block_highest, out=highest)
             for mark in marks:
                 marked |= block_highest == mark
-            lit.append(_has_light(frames, good))
+            lit.append(_any_photon(frames, good))
     _refuse_pixels(~(np.isfinite(lowest) & np.isfinite(highest)) & good, 'values that are not finite (NaN or infinity)')
     _refuse_pixels((lowest < 0) & good, 'negative values')
     if (marked & good).any():
@@ -129,7 +129,7 @@ def check_count_values(
             marked & good, f'the value {int(value)}, the mark of a gap or a saturated pixel in {counts.dtype},'
         )
     _refuse_pixels((highest > MAX_COUNT) & good, f'values above {MAX_COUNT:g}, more photons than any detector counts,')
-    _judge_brightest(float(highest[good].max()), name)
+    _check_brightest(float(highest[good].max()), name)
     empty = np.flatnonzero(~np.concatenate(lit))
     if empty.size:
         logger.warning(
@@ -140,9 +140,9 @@ def check_count_values(
 
 
 def _gap_marks(dtype: np.dtype[Any]) -> tuple[float, ...]:
-    """The values that mark a gap in patterns of ``dtype``.
+    """Return the values that mark a gap in patterns of ``dtype``.
 
-    The largest of a signed type of 8 or 16 bits is a count like any other, and half precision holds no mark.
+    The largest value of a signed type of 8 or 16 bits is a count, and half precision cannot hold a mark.
     """
     if dtype.kind == 'f':
         return tuple(float(dtype.type(mark)) for mark in _GAP_MARKS) if dtype.itemsize > 2 else ()
@@ -151,8 +151,8 @@ def _gap_marks(dtype: np.dtype[Any]) -> tuple[float, ...]:
     return tuple({*wide, largest}) if dtype.kind == 'u' else wide
 
 
-def _judge_brightest(value: float, name: str) -> None:
-    """Refuse a scan without light, and wonder about one whose brightest pixel holds less than a photon."""
+def _check_brightest(value: float, name: str) -> None:
+    """Raise for a scan without light, and warn if the brightest pixel holds less than one photon."""
     if value == 0:
         raise InputError('counts is zero in every pixel of every pattern: there is nothing to reconstruct from.')
     if value < MIN_BRIGHTEST:
@@ -162,13 +162,13 @@ def _judge_brightest(value: float, name: str) -> None:
         )
     if value < 1:
         logger.warning(
-            '%s: counts is nowhere larger than %.3g; if these are no photon counts, multiply them: noise and smoothing '
-            'are judged by photons.', name, value,
+            '%s: counts is nowhere larger than %.3g; if these are not photon counts, multiply them: the noise model '
+            'needs photons.', name, value,
         )  # fmt: skip
 
 
-def _has_light(frames: npt.NDArray[np.number], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell for each of the ``frames`` ``(b, H, W)`` whether any good pixel is other than zero; shape ``(b,)``."""
+def _any_photon(frames: npt.NDArray[np.number], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return for each of the ``frames`` ``(b, H, W)`` whether any good pixel is not zero, ``(b,)``."""
     lit = frames.astype(np.bool_)
     if not good.all():
         lit &= good
@@ -176,7 +176,7 @@ def _has_light(frames: npt.NDArray[np.number], good: npt.NDArray[np.bool_]) -> n
 
 
 def _refuse_pixels(where: npt.NDArray[np.bool_], what: str) -> None:
-    """Raise if the mask ``where`` ``(H, W)`` holds any pixel, naming how many and the first one."""
+    """Raise if the mask ``where`` ``(H, W)`` has any pixel; the message states their number and the first one."""
     number = int(np.count_nonzero(where))
     if number:
         y, x = (int(index[0]) for index in np.nonzero(where))
@@ -212,18 +212,18 @@ def check_positions(positions: npt.ArrayLike, patterns: int, name: str) -> npt.N
 
 
 def _report_repeats(positions: npt.NDArray[np.float64], name: str) -> None:
-    """Say how many positions ``(n, 2)`` repeat another one: a repeated exposure, or a stage that did not move."""
+    """Warn about positions ``(n, 2)`` that repeat another one: a repeated exposure, or a stage that did not move."""
     _, first = np.unique(positions, axis=0, return_index=True)
     repeats = np.setdiff1d(np.arange(len(positions)), first)
     if repeats.size:
         logger.warning(
             '%s: %d of %d positions repeat another one exactly, first number %d: all are used; if the stage did move, '
-            'mend the positions.', name, repeats.size, len(positions), repeats[0],
+            'correct the positions.', name, repeats.size, len(positions), repeats[0],
         )  # fmt: skip
 
 
 def check_memory(positions: npt.NDArray[np.float64], shape: tuple[int, int], modes: int) -> None:
-    """Refuse a scan whose reconstruction cannot fit into the memory of this machine, before anything is made.
+    """Raise if the reconstruction of a scan cannot fit into the memory of this machine.
 
     Args:
         positions: ``(n, 2)`` as (y, x), pixels of the object grid, finite.
@@ -234,7 +234,7 @@ def check_memory(positions: npt.NDArray[np.float64], shape: tuple[int, int], mod
         InputError: the object under all patterns, or a single pattern with all modes, needs more than there is.
     """
     height, width = positions.max(axis=0) - positions.min(axis=0) + np.asarray(shape)
-    needed = CANVAS_BYTES_PER_PX * height * width + FRAME_BYTES_PER_PX * modes * shape[0] * shape[1]
+    needed = OBJECT_BYTES_PER_PX * height * width + PATTERN_BYTES_PER_PX * modes * shape[0] * shape[1]
     if needed > physical_memory():
         raise InputError(
             f'positions and patterns span an object of {height:.6g} x {width:.6g} pixels, which needs about '

@@ -7,7 +7,6 @@ checks its Stop button after every value; closing a generator ends the worker.
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, TrainableReconstructor, TrainOutput
 
+from ..data.io.archive import holds_array
 from ..data.io.npz import read_training_npz, write_training_npz
 from ..data.io.product import scan_from_reconstruct_input
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
@@ -31,7 +31,7 @@ from .settings import ModelType, PtychoPINNSettings
 if TYPE_CHECKING:
     from ..data.scan import RawScan
 
-_PATTERNS_MEMBER: Final = 'diff3d.npy'
+_PATTERNS: Final = 'diff3d'
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -259,11 +259,7 @@ class _LossHistory:
 
 def _holds_patterns(path: Path) -> bool:
     """Return whether an NPZ file holds training data, from its table of contents alone."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            holds = _PATTERNS_MEMBER in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f'{path} cannot be read ({error}): remove it from the folder or write it again.') from error
+    holds = holds_array(path, _PATTERNS)
 
     if not holds:
         logger.info('%s holds no array "diff3d": no training data.', path.name)

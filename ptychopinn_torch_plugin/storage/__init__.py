@@ -1,1 +1,1 @@
-"""Files of this package: the model file, safe reading of tensor files, and writing that leaves a whole file or none."""
+"""Read and write files: checked reading, the model file, and writing that leaves a whole file or none."""

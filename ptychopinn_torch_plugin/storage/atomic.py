@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and what dead writers left behind.
+"""Write files completely or not at all, and remove temporary files of processes that have ended.
 
-A file is written under a temporary name in its own folder, flushed to disk together with the folder, and renamed: a
-kill at any moment leaves the old or the new file. What a killed writer leaves is swept by the next one in that folder.
+A file is written under a temporary name in its own folder, flushed to disk together with the folder, and renamed: if
+the process is killed, the old or the new file is there in whole. The next writer into the folder removes the temporary
+file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..errors import OutputError
 logger = logging.getLogger(__name__)
 
 ABANDONED_S = 24 * 3600.0
-"""Age, in seconds, at which a temporary file counts as abandoned when nobody can tell whether its writer lives."""
+"""Age in seconds from which a temporary file is abandoned if it is unknown whether its writer still runs."""
 
 _PREFIX = '.ptychopinn-'
 _NAME = re.compile(r'\.ptychopinn-(?P<owner>[0-9a-f]{8}-\d+)-[0-9a-f]{8}\.tmp')
@@ -34,10 +35,10 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write ``content`` to ``path``; a kill at any moment leaves the old or the new file whole.
+    """Write ``content`` to ``path``; if the process is killed, the old or the new file is there in whole.
 
     Raises:
-        OutputError: the file cannot be written; the old one is still there.
+        OutputError: the file cannot be written; the old one is unchanged.
     """
     with open_atomically(path, memoryview(content).nbytes) as stream:
         stream.write(content)
@@ -45,16 +46,16 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def open_atomically(path: Path, size: int) -> Iterator[BinaryIO]:
-    """Open a new file for ``path`` in binary, to write and to read back; it replaces the old one at the exit.
+    """Open a new file for ``path`` in binary, for writing and reading; at the exit it replaces the old one.
 
-    An exception inside leaves the old file and nothing else. Missing folders are made.
+    After an exception only the old file is left. Missing folders are made.
 
     Args:
-        path: where the file belongs; a link is replaced, not followed.
-        size: bytes it is going to have, for the message of a full disk.
+        path: the file; a symbolic link is replaced, not followed.
+        size: expected size in bytes, for the message about a full disk.
 
     Raises:
-        OutputError: the system refuses to write (:class:`OSError`); the old file is still there.
+        OutputError: the system cannot write (:class:`OSError`); the old file is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f'{_PREFIX}{writer_tag()}-{uuid4().hex[:8]}.tmp')
@@ -76,31 +77,31 @@ def open_atomically(path: Path, size: int) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files in ``folder`` whose writer is dead, or unknown and silent for ``ABANDONED_S``.
+    """Remove temporary files in ``folder`` whose writer has ended, or is unknown and older than ``ABANDONED_S``.
 
-    Only files of this module's own pattern are looked at. What cannot be removed is left for the next time.
+    Only names of this module's pattern are removed. A file that cannot be removed stays.
     """
     for file in folder.glob(f'{_PREFIX}*.tmp'):
         match = _NAME.fullmatch(file.name)
         try:
             if match and is_abandoned(match['owner'], file):
                 file.unlink(missing_ok=True)
-                logger.debug('Removed %s, which its writer left unfinished.', file)
+                logger.debug('Removed %s, an unfinished file of a process that has ended.', file)
         except OSError as error:
-            logger.debug('%s was left by a dead writer and cannot be removed: %s', file, error)
+            logger.debug('%s, of a process that has ended, cannot be removed: %s', file, error)
 
 
 def writer_tag() -> str:
-    """This process in the names of what it writes: machine (since it was started) and process number."""
+    """Return the tag of this process in names of temporary files: machine (since its start) and process number."""
     return f'{_machine()}-{os.getpid()}'
 
 
 def is_abandoned(owner: str, path: Path) -> bool:
-    """Whether the process that made ``path`` is dead, or the path too old for a process of another machine.
+    """Return whether the process that made ``path`` has ended; for another machine, whether ``path`` is too old.
 
     Args:
         owner: the :func:`writer_tag` of the process.
-        path: what it made, of this user; anybody else's is never abandoned.
+        path: a file or folder that it made; one of another user is never abandoned.
     """
     try:
         status = path.lstat()
@@ -109,7 +110,7 @@ def is_abandoned(owner: str, path: Path) -> bool:
     if stat.S_ISLNK(status.st_mode) or (hasattr(os, 'getuid') and status.st_uid != os.getuid()):
         return False
     machine, _, pid = owner.partition('-')
-    # Signal 0 asks on POSIX only; elsewhere it would end the process.
+    # Signal 0 is a query on POSIX only; elsewhere it would end the process.
     if machine == _machine() and os.name == 'posix':
         return not _is_alive(int(pid))
     return time.time() - status.st_mtime > ABANDONED_S
@@ -126,7 +127,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _machine() -> str:
-    """Eight hexadecimal digits for this machine, start and process namespace: where process numbers are one's own."""
+    """Return eight hexadecimal digits for this machine, its start and the process namespace of the process numbers."""
     parts = [platform.node()]
     boot, namespace = Path('/proc/sys/kernel/random/boot_id'), Path('/proc/self/ns/pid')
     if boot.exists() and namespace.is_symlink():
@@ -135,7 +136,7 @@ def _machine() -> str:
 
 
 def _discard(file: Path) -> None:
-    """Remove an unfinished file; where even that is refused, the next writer sweeps it."""
+    """Remove an unfinished file; if this fails, the next writer removes it."""
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
@@ -143,7 +144,7 @@ def _discard(file: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the new name on disk, too, where the system can do so for a folder."""
+    """Flush the new name in ``folder`` to disk, where the system supports this."""
     if os.name != 'posix':
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -157,8 +158,8 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _refusal(path: Path, size: int, error: OSError) -> OutputError:
-    """The system's words, the bytes needed, and what to do."""
-    kept = 'the file of that name is still the old one' if path.exists() else 'nothing was written'
+    """Return the error with the system's reason, the bytes needed, and the remedy."""
+    kept = 'the old file of that name is unchanged' if path.exists() else 'nothing was written'
     if error.errno in _FULL:
         disk = next(folder for folder in path.absolute().parents if folder.is_dir())
         free = shutil.disk_usage(disk).free

@@ -1,8 +1,8 @@
-"""The model file: one safetensors file, weights and probe as tensors, everything else as one JSON header.
+"""Read and write the model file: a safetensors file with weights and probe as tensors, and one JSON header.
 
-No pickle is read or written, and nothing in a file is imported by name: the header's configuration chooses from the
-registry of generators, and the tensors must be exactly those that this configuration needs. ``specs/model-file.md`` is
-normative. Reading the header does not import torch (the host process does it).
+No pickle is read or written, and nothing is imported by a name from a file: the configuration in the header selects a
+registered generator, and the tensors must be exactly those that this configuration needs. ``specs/model-file.md`` is
+normative. Reading the header, as the host process does, does not import torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..errors import ModelFileError
 from ..limits import MAX_PATTERN_PX, MIN_PATTERN_PX, physical_memory
 from ..types import LossRecord
 from .atomic import write_atomically
-from .tensor_file import open_tensor_file, parse_header, shown
+from .checked_files import open_regular, printable
+from .tensor_file import open_tensor_file
 
 if TYPE_CHECKING:
     from ..models.base import Generator
@@ -72,13 +73,13 @@ class ModelHeader(BaseModel):
 
     @property
     def losses(self) -> tuple[LossRecord, ...]:
-        """The training history."""
+        """Return the training history."""
         return tuple(LossRecord(entry.epoch, entry.training, entry.validation) for entry in self.history)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """What a model file holds, in memory."""
+    """Contents of a model file in memory."""
 
     header: ModelHeader
     weights: Mapping[str, npt.NDArray[np.float32]]
@@ -87,16 +88,16 @@ class TrainedModel:
 
     @property
     def config(self) -> Config:
-        """The configuration that the model was trained with."""
+        """Return the configuration of the training."""
         return self.header.config
 
     @property
     def losses(self) -> tuple[LossRecord, ...]:
-        """The training history."""
+        """Return the training history."""
         return self.header.losses
 
     def build(self) -> Generator:
-        """The network with its weights, in evaluation mode, on the CPU.
+        """Build the network with its weights, in evaluation mode, on the CPU.
 
         Raises:
             ModelFileError: the tensors are not exactly those that the configuration needs.
@@ -112,7 +113,7 @@ class TrainedModel:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a model computes."""
+    """Return the versions of the packages that a model depends on."""
     names = ('ptychopinn_torch_plugin', 'torch', 'lightning', 'numpy', 'ptychodus')
     found = {}
     for name in names:
@@ -124,7 +125,7 @@ def package_versions() -> dict[str, str]:
 
 
 def save_model(path: Path, model: TrainedModel) -> None:
-    """Write ``model`` to ``path``; a kill at any moment leaves the old or the new file whole."""
+    """Write ``model`` to ``path``; if the process is killed, the old or the new file is there in whole."""
     from safetensors.numpy import save
 
     tensors = {WEIGHTS_PREFIX + name: np.ascontiguousarray(array) for name, array in model.weights.items()}
@@ -140,18 +141,17 @@ def read_model_header(path: Path) -> ModelHeader:
         ModelFileError: the file is missing, of another format, of another backend, of a newer version, or damaged.
     """
     _refuse_foreign(path)
-    with open_tensor_file(path, HEADER_KEY) as (_, text):
-        return _header_from(text, path)
+    with open_tensor_file(path, HEADER_KEY) as (_, tree):
+        return _header_from(tree, path)
 
 
-def _header_from(text: str, path: Path) -> ModelHeader:
-    tree = parse_header(text, path)
+def _header_from(tree: object, path: Path) -> ModelHeader:
     _check_backend_and_version(path, tree)
     try:
         return ModelHeader.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = shown('.'.join(str(part) for part in first['loc']))
+        where = printable('.'.join(str(part) for part in first['loc']))
         raise ModelFileError(
             f'The header of {path.name} cannot be used ({where}: {first["msg"]}): it was written by another version '
             'of the package, or is damaged.'
@@ -159,7 +159,7 @@ def _header_from(text: str, path: Path) -> ModelHeader:
 
 
 class _Identity(BaseModel):
-    """What every version of the header says, whatever else it holds."""
+    """Fields of the header in every format version."""
 
     model_config = ConfigDict(extra='ignore')
 
@@ -174,13 +174,13 @@ def _check_backend_and_version(path: Path, tree: object) -> None:
         raise ModelFileError(f'The header of {path.name} names no backend and format: the file is damaged.') from error
     if identity.format_version != FORMAT_VERSION or identity.backend != BACKEND:
         raise ModelFileError(
-            f'{path.name} holds a model of backend "{shown(identity.backend)}", format {identity.format_version}; '
+            f'{path.name} holds a model of backend "{printable(identity.backend)}", format {identity.format_version}; '
             f'this package reads backend "{BACKEND}", format {FORMAT_VERSION}.'
         )
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Read a model file. What it holds is compared with what its configuration needs before any of it is read.
+    """Read a model file. Names and shapes of its tensors are compared with its configuration before any is read.
 
     Raises:
         ModelFileError: as :func:`read_model_header`; tensors are missing, of a wrong type or shape, or not finite.
@@ -189,8 +189,8 @@ def load_model(path: Path) -> TrainedModel:
     _refuse_foreign(path)
     if path.stat().st_size > physical_memory():
         raise ModelFileError(f'{path.name} is larger than the memory of this machine: no model of this package is.')
-    with open_tensor_file(path, HEADER_KEY) as (file, text):
-        header = _header_from(text, path)
+    with open_tensor_file(path, HEADER_KEY) as (file, tree):
+        header = _header_from(tree, path)
         shapes = {name: _declared_shape(file, name, path) for name in file.keys()}  # noqa: SIM118 - not a mapping
         _check_probe_shape(shapes.pop(PROBE_KEY, None), path)
         _check_shapes(_without_prefix(shapes, path), header.config.model)
@@ -202,10 +202,10 @@ def load_model(path: Path) -> TrainedModel:
 
 
 def _declared_shape(file: Any, name: str, path: Path) -> tuple[int, ...]:  # noqa: ANN401 - safetensors has no types
-    """The shape that the table of ``file`` gives the tensor ``name``, which must be float32."""
+    """Return the shape of the tensor ``name`` in the table of ``file``; its type must be float32."""
     declared = file.get_slice(name)
     if declared.get_dtype() != 'F32':
-        raise ModelFileError(f'Tensor "{shown(name)}" in {path.name} is not float32: the file is damaged.')
+        raise ModelFileError(f'Tensor "{printable(name)}" in {path.name} is not float32: the file is damaged.')
     return tuple(declared.get_shape())
 
 
@@ -230,13 +230,13 @@ def _without_prefix(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[s
     for name in shapes:
         if not name.startswith(WEIGHTS_PREFIX):
             raise ModelFileError(
-                f'Tensor "{shown(name)}" in {path.name} is not part of the format: the file is damaged.'
+                f'Tensor "{printable(name)}" in {path.name} is not part of the format: the file is damaged.'
             )
     return {name.removeprefix(WEIGHTS_PREFIX): shape for name, shape in shapes.items()}
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
-    """Raise unless the weights ``found`` are exactly those of the network of ``config``, which is not built."""
+    """Raise unless the weights ``found`` are exactly those of the network of ``config``; no memory is taken for it."""
     import torch
 
     from ..models.registry import build_generator
@@ -248,27 +248,22 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig) -> 
     if differing:
         raise ModelFileError(
             f'The weights in the model file do not fit its own configuration (first of {len(differing)}: '
-            f'"{shown(differing[0])}"): the file is damaged; train again or take another copy.'
+            f'"{printable(differing[0])}"): the file is damaged; train again or take another copy.'
         )
 
 
 def _read_tensor(file: Any, name: str, path: Path) -> npt.NDArray[np.float32]:  # noqa: ANN401 - safetensors has no types
     array: npt.NDArray[np.float32] = file.get_tensor(name)
     if not np.isfinite(array).all():
-        raise ModelFileError(f'Tensor "{shown(name)}" in {path.name} is not finite float32: the file is damaged.')
+        raise ModelFileError(f'Tensor "{printable(name)}" in {path.name} is not finite float32: the file is damaged.')
     return array
 
 
 def _refuse_foreign(path: Path) -> None:
-    try:
-        if not path.is_file():
-            raise ModelFileError(f'There is no model file {path}.')
-        with path.open('rb') as file:
-            start = file.read(9)
-    except OSError as error:
-        raise ModelFileError(
-            f'{path} cannot be read ({error.strerror}): check its permissions or choose another file.'
-        ) from error
+    if not path.exists():
+        raise ModelFileError(f'There is no model file {path}.')
+    with open_regular(path, ModelFileError) as file:
+        start = file.read(9)
     if start[8:9] == b'{':
         return  # the length of a JSON header in eight bytes, then the header: those bytes may look like any magic
     for magic, kind in _FOREIGN_MAGIC.items():

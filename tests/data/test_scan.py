@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,10 @@ def test_remainders_lie_in_the_unit_interval_everywhere(side: int, centre: float
     assert (subpixel_shifts >= 0).all()
     assert (subpixel_shifts < 1).all()
     assert np.allclose(patch_origins + (side - 1) / 2 + subpixel_shifts, centre, atol=1e-9)
+
+
+def test_a_name_that_is_not_utf_8_can_be_written() -> None:
+    name = os.fsdecode(b'scan-\xff.npz')
+    with pytest.raises(UnicodeEncodeError):
+        name.encode()
+    assert make_raw_scan(**parts(name=name)).name == 'scan-\\udcff.npz'

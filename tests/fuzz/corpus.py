@@ -22,6 +22,7 @@ import numpy as np
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.storage.model_file import HEADER_KEY, save_model
+from tests.fuzz import hostile_hdf5
 from tests.helpers.models import untrained_model
 from tests.helpers.scans import curved_probe
 
@@ -339,3 +340,87 @@ _DECLARATIONS = (
     ('None', '(4,)'),
     ("'<f8'", '(4L,)'),
 )
+
+
+# Configurations
+
+CONFIGURATIONS: tuple[dict[str, Any], ...] = (
+    {'N': 64, 'gridsize': 2, 'nepochs': 5, 'batch_size': 4, 'nphotons': 1e6, 'object_big': True},
+    {'model': {'N': 64, 'model_type': 'pinn'}, 'training': {'nepochs': 3, 'output_dir': 'out'}, 'n_groups': None},
+    {'execution': {'accelerator': 'cpu', 'learning_rate': 1e-3, 'logger_backend': None}, 'inference': {'debug': False}},
+)
+
+
+def configurations() -> list[str]:
+    """Configurations in YAML, plain and with every construct of the format."""
+    import yaml
+
+    return [
+        *(yaml.safe_dump(tree, default_flow_style=flow) for tree in CONFIGURATIONS for flow in (False, True)),
+        'nepochs: &a 5\nbatch_size: *a\n',
+        '? nepochs\n: !!int "5"\n--- |\n text\n... # comment\n',
+        '%YAML 1.1\n---\n!!map {train_data_file: >-\n  folded\n  text, n_groups: 0x1F, x: 1:30:00, y: 2026-01-01}\n',
+    ]
+
+
+# Workflow folders
+
+
+def diffraction_files(folder: Path) -> list[bytes]:
+    """``diffraction.h5`` of the workflow folder ``folder``: as it is, and as every hostile case makes it."""
+    good = (folder / 'diffraction.h5').read_bytes()
+    files = [good]
+    for make, _ in hostile_hdf5.CASES.values():
+        with TemporaryDirectory() as name:
+            (Path(name) / 'diffraction.h5').write_bytes(good)
+            make(Path(name))
+            files.append((Path(name) / 'diffraction.h5').read_bytes())
+    return files
+
+
+# Resume states
+
+
+def damaged_resume_states(state: bytes) -> dict[str, bytes]:
+    """Resume states whose container is whole, and whose header says what the run cannot have written."""
+    key = 'ptychopinn_torch_plugin.resume'
+    length = int.from_bytes(state[:8], 'little')
+    table, data = json.loads(state[8 : 8 + length]), state[8 + length :]
+    text = table['__metadata__'][key]
+    header: Table = json.loads(text)
+    groups = header['optimizer_groups']
+    changed: dict[str, object] = {
+        'header is no JSON': 'nonsense',
+        'header is a list': [],
+        'header is nested deeply': text[:-1] + ', "extra": ' + '[' * 50_000 + ']' * 50_000 + '}',
+        'header gives a field twice': text[:-1] + ', "epoch": 0}',
+        'header holds a million values': header | {'history': [0] * 1_000_000},
+        'an epoch that the history does not have': header | {'epoch': 9},
+        'an epoch below zero': header | {'epoch': -1},
+        'a batch beyond the epoch': header | {'batch': 10**6},
+        'a batch below zero': header | {'batch': -1},
+        'a NaN loss': text.replace('"loss_sum": ', '"loss_sum": NaN, "x": '),
+        'losses without weights': header | {'weight_sum': 0.0},
+        'a history out of order': header | {'history': header['history'][::-1] * 2},
+        'no optimiser groups': header | {'optimizer_groups': []},
+        'two optimiser groups': header | {'optimizer_groups': groups * 2},
+        'an optimiser group without parameters': header | {'optimizer_groups': [groups[0] | {'params': []}]},
+        'a group of other parameters': header | {'optimizer_groups': [groups[0] | {'params': [7] * 9}]},
+        'a learning rate of text': header | {'optimizer_groups': [groups[0] | {'lr': 'fast'}]},
+        'a learning rate below zero': header | {'optimizer_groups': [groups[0] | {'lr': -1.0}]},
+        'betas of text': header | {'optimizer_groups': [groups[0] | {'betas': 'ab'}]},
+        'a schedule that there is not': header | {'schedule': {'last_epoch': 'x'}},
+        'a scaler that there is not': header | {'scaler': {'scale': 'x'}},
+        'a position beyond the random numbers': header | {'numpy_random': [10**9, 0, 0.0]},
+        'random numbers of text': header | {'numpy_random': ['x', 0, 0.0]},
+        'checkpoints of epochs that were not': header | {'checkpoints': {'99': 1.0}},
+        'another format': header | {'format_version': 2},
+        'a field of its own': header | {'surprise': 1},
+        'no fingerprint': {name: value for name, value in header.items() if name != 'fingerprint'},
+    }
+    return {
+        fault: put_together(
+            table | {'__metadata__': {key: value if isinstance(value, str) else json.dumps(value)}}, data
+        )
+        for fault, value in changed.items()
+    }

@@ -1,47 +1,11 @@
-"""The targets of the fuzz runs, and seeded mutations for those who have no fuzzer."""
+"""Seeded mutations of files, for test runs without a fuzzer."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
-from ptychopinn_torch_plugin.data.io.npz import read_training_npz
-from ptychopinn_torch_plugin.errors import PtychoPINNError
-from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
-
-MAX_MESSAGE_CHARS = 1500
 _TELLING = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-
-
-def read_model(path: Path) -> PtychoPINNError | None:
-    """Read a model file as the host does, then as the worker does, and build its network.
-
-    Returns:
-        What it was refused with; None if it was read. Any other exception passes.
-    """
-    try:
-        read_model_header(path)
-        load_model(path).build()
-    except PtychoPINNError as error:
-        return _checked(error)
-    return None
-
-
-def read_scan(path: Path) -> PtychoPINNError | None:
-    """Read a training file; returns as :func:`read_model` does."""
-    try:
-        read_training_npz(path)
-    except PtychoPINNError as error:
-        return _checked(error)
-    return None
-
-
-def _checked(error: PtychoPINNError) -> PtychoPINNError:
-    text = str(error)
-    if not 0 < len(text) < MAX_MESSAGE_CHARS or '\n' in text:
-        raise AssertionError(f'This is not one sentence: {text[:2000]!r}')
-    return error
 
 
 def mutations(content: bytes, number: int, seed: int, *, front: int) -> Iterator[bytes]:

@@ -88,9 +88,8 @@ def input_of() -> InputMaker:
     return lambda **options: with_patterns(make_product(**options))
 
 
-@pytest.fixture
-def workflow_folder(tmp_path: Path) -> Path:
-    """A workflow folder with 6 Poisson patterns of 32 x 32 pixels and one bad pixel."""
+def write_workflow_folder(folder: Path) -> None:
+    """Write a workflow folder with 6 Poisson patterns of 32 x 32 pixels and one bad pixel."""
     from ptychodus.api.io import save_diffraction_data, save_product
 
     product = make_product()
@@ -100,8 +99,14 @@ def workflow_folder(tmp_path: Path) -> Path:
     bad_pixels = np.zeros((32, 32), dtype=np.bool_)
     bad_pixels[3, 5] = True
     data = AssembledDiffractionData(clean.get_indexes(), noisy, clean.get_pixel_geometry(), bad_pixels)
-    save_diffraction_data(tmp_path / 'diffraction.h5', data)
-    save_product(tmp_path / 'product.h5', product)
+    save_diffraction_data(folder / 'diffraction.h5', data)
+    save_product(folder / 'product.h5', product)
+
+
+@pytest.fixture
+def workflow_folder(tmp_path: Path) -> Path:
+    """A workflow folder, see :func:`write_workflow_folder`."""
+    write_workflow_folder(tmp_path)
     return tmp_path
 
 

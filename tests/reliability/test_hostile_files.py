@@ -19,7 +19,8 @@ import pytest
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError
 from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 from tests.fuzz import corpus
-from tests.fuzz.mutations import mutations, read_model, read_scan
+from tests.fuzz.mutations import mutations
+from tests.fuzz.targets import read_model, read_scan
 from tests.helpers.fault_report import Ledger
 
 MODEL_KEPT = 'the model loaded before'
@@ -132,7 +133,7 @@ def test_memory_outside_of_python_is_bounded_too(ledger: Ledger) -> None:
     Path('good').write_bytes(corpus.good_model_file())
     largest = max(path.stat().st_size for path in Path().glob('*.safetensors'))
     code = (
-        'import resource, sys; from pathlib import Path; from tests.fuzz.mutations import read_model\n'
+        'import resource, sys; from pathlib import Path; from tests.fuzz.targets import read_model\n'
         'read_model(Path("good")); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n'
         'answers = [read_model(path) for path in Path().glob("*.safetensors")]\n'
         'grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n'

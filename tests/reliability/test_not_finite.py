@@ -151,7 +151,7 @@ def test_the_host_makes_no_product_of_it(
     with pytest.raises(ReconstructionError) as caught:
         products(spoil_result(field), make_reconstruct_input(), monkeypatch)
     name = field.removesuffix('_array')
-    assert f'of its {name} are not finite, and nothing is handed over' in str(caught.value)
+    assert f'of its {name} are not finite, and no result is written' in str(caught.value)
     ledger.record(f'the worker hands over a {name} with NaN', str(caught.value), 'the product as it was')
 
 

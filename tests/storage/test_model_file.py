@@ -105,7 +105,7 @@ def test_garbage_and_nothing_are_refused(tmp_path: Path) -> None:
 
 def test_safetensors_of_somebody_else_is_refused(tmp_path: Path) -> None:
     save_file({'x': np.ones(3, np.float32)}, tmp_path / 'other.safetensors')
-    with pytest.raises(ModelFileError, match='not a model of'):
+    with pytest.raises(ModelFileError, match='not one of this package'):
         read_model_header(tmp_path / 'other.safetensors')
 
 

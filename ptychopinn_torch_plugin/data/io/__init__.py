@@ -1,1 +1,1 @@
-"""Files of scans and reconstructions: training files (NPZ), workflow folders, products."""
+"""Read and write files of scans and reconstructions: training files (NPZ), workflow folders, products."""

@@ -1,12 +1,12 @@
-"""Between training files (NPZ, pixels) and Ptychodus' workflow folders (HDF5, metres).
+"""Convert between training files (NPZ, pixels) and Ptychodus' workflow folders (HDF5, metres).
 
-A training file knows pixels only. Those this module writes carry the geometry beside them, in keys that other readers
-ignore (:data:`GEOMETRY_KEYS`); for all others it has to be given.
+A training file has lengths in pixels only. Files that this module writes hold the geometry as well, in keys that other
+readers ignore (:data:`GEOMETRY_KEYS`); for all other files the caller gives it.
 
-On the way there and back, counts, probe (all incoherent modes), mask and object are identical in value; positions agree
-to float64 rounding (below 1e-9 pixels). What is not carried: scan indices (numbered anew from 0), of several coherent
-(OPR) probe modes all but the first with its weights, the loss history, and metadata other than energy and distance.
-Amplitude files give counts back as float32 or float64.
+After a conversion and back, counts, probe (all incoherent modes), mask and object are identical in value; positions
+agree to float64 rounding (below 1e-9 pixels). Lost are scan indices (numbered from 0), all coherent (OPR) probe modes
+but the first with their weights, the loss history, and metadata other than energy and distance. Amplitude files give
+counts back as float32 or float64.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from ...errors import InputError
 from ...storage.atomic import write_atomically
 from ..scan import RawScan
 from .archive import read_arrays, read_headers
-from .headers import read_diffraction_header
 from .npz import write_training_npz
 from .output import write_product
-from .workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
+from .workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_diffraction_header
 
 if TYPE_CHECKING:
     from ptychodus.api.product import Product
@@ -41,20 +40,20 @@ GEOMETRY_KEYS: Final = {
     'object_pixel_m': (2,),
     'object_center_m': (2,),
 }
-"""Keys of a training file that hold its geometry, and the shapes of their arrays; pairs are (y, x)."""
+"""Keys of a training file for its geometry, and the shapes of their arrays; pairs are (y, x)."""
 
 NOMINAL_ENERGY_EV: Final = 1e4
 NOMINAL_DISTANCE_M: Final = 1.0
 NOMINAL_DETECTOR_PIXEL_M: Final = 1e-3
-"""Placeholders that make up a geometry whose quadratic phase is nothing (1e-4 rad at the edge of any frame)."""
+"""Nominal values, with a negligible quadratic phase (1e-4 rad at the edge of any pattern)."""
 
 LARGEST_CONTRADICTION: Final = 1e-3
-"""Relative difference between pixel sizes from two sources above which they contradict each other."""
+"""Relative difference of two pixel sizes above which they contradict each other."""
 
 
 @dataclass(frozen=True)
 class BeamGeometry:
-    """What turns pixels into metres; None where it is not known. Pairs are (y, x)."""
+    """Lengths and energy that relate pixels to metres; None where not known. Pairs are (y, x)."""
 
     photon_energy_ev: float | None = None
     detector_distance_m: float | None = None
@@ -63,21 +62,21 @@ class BeamGeometry:
     object_pixel_m: Pair | None = None
     """Height and width of a pixel of object and probe."""
     object_center_m: Pair | None = None
-    """Where the middle of the object grid lies."""
+    """Position of the centre of the object grid."""
 
     def or_else(self, other: BeamGeometry) -> BeamGeometry:
-        """This geometry, with what it does not know from ``other``."""
+        """Return this geometry, completed by the values of ``other``."""
         unknown = {item.name: getattr(other, item.name) for item in fields(self) if getattr(self, item.name) is None}
         return replace(self, **unknown)
 
     def known(self) -> dict[str, float | Pair]:
-        """What is known, by name."""
+        """Return the values that are known, by name."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def read_npz_geometry(path: Path) -> BeamGeometry:
-    """The geometry that a training file carries, without reading its patterns; unknown where it has no such key.
+    """Read the geometry in a training file, without its patterns; None for keys that it does not have.
 
     Raises:
         InputError: the file is no NPZ archive, or one of :data:`GEOMETRY_KEYS` is not a number or a pair of them.
@@ -93,10 +92,10 @@ def read_npz_geometry(path: Path) -> BeamGeometry:
 
 
 def geometry_of_product(product: Product, diffraction_file: Path) -> BeamGeometry:
-    """The geometry of a product and of the patterns it belongs to.
+    """Return the geometry of a product and of its patterns.
 
     Raises:
-        InputError: as :func:`~ptychopinn_torch_plugin.data.io.headers.read_diffraction_header`.
+        InputError: as :func:`~ptychopinn_torch_plugin.data.io.workflow_folder.read_diffraction_header`.
     """
     pixel, centre = product.object_.get_pixel_geometry(), product.object_.get_center()
     return BeamGeometry(
@@ -109,22 +108,23 @@ def geometry_of_product(product: Product, diffraction_file: Path) -> BeamGeometr
 
 
 def complete_geometry(geometry: BeamGeometry, scan: RawScan, *, nominal: bool = False) -> BeamGeometry:
-    """Complete what is known of a geometry by the far-field relation, or refuse.
+    """Complete a geometry by the far-field relation.
 
     ``object pixel = wavelength * distance / (N * detector pixel)`` per axis, and, where the scan has Fresnel numbers,
     ``object pixel = sqrt(F * wavelength * distance)``. Energy and distance are always needed; of the pixel sizes one.
     An object centre that is not known is (0, 0).
 
     Args:
-        geometry: what is known.
-        scan: whose pattern shape and Fresnel numbers are used.
-        nominal: fill the unknown with placeholders (10 keV, 1 m, detector pixels of 1 mm): lengths then mean nothing.
+        geometry: the known values.
+        scan: its pattern shape and Fresnel numbers are used.
+        nominal: use nominal values for the unknown ones (10 keV, 1 m, detector pixels of 1 mm): lengths in metres are
+            then without meaning.
 
     Returns:
         A geometry without a None.
 
     Raises:
-        InputError: something needed is unknown, not positive, or contradicts the rest; the message names the fields.
+        InputError: a needed value is unknown, not positive, or contradicts the others; the message names the fields.
     """
     if nominal:
         geometry = geometry.or_else(
@@ -152,7 +152,7 @@ def complete_geometry(geometry: BeamGeometry, scan: RawScan, *, nominal: bool = 
 
 
 def _pixels(geometry: BeamGeometry, scan: RawScan, area_m2: float) -> tuple[Pair, Pair]:
-    """Pixel sizes of object and detector, (y, x) in metres, from whichever is known.
+    """Return the pixel sizes of object and detector, (y, x) in metres, from those that are known.
 
     ``area_m2`` is wavelength times distance.
     """
@@ -189,7 +189,7 @@ def _refuse_not_positive(geometry: BeamGeometry, name: str) -> None:
 def write_npz(
     path: Path, scan: RawScan, geometry: BeamGeometry, *, quantity: Literal['counts', 'amplitude'] = 'counts'
 ) -> None:
-    """Write ``scan`` to a training file that carries ``geometry`` as well, as far as it is known.
+    """Write ``scan`` to a training file, with the known values of ``geometry``.
 
     Raises:
         OutputError: the file cannot be written; the old one is still there.
@@ -202,7 +202,7 @@ def write_workflow_folder(folder: Path, scan: RawScan, geometry: BeamGeometry, *
     """Write ``scan`` as ``diffraction.h5`` and ``product.h5`` of Ptychodus into ``folder``, which is made if absent.
 
     Args:
-        folder: where they go; files of these names are replaced.
+        folder: the folder; files of these names are replaced.
         scan: its positions are numbered from 0.
         geometry: a complete one, see :func:`complete_geometry`.
         name: name of the product.
@@ -222,7 +222,7 @@ def write_workflow_folder(folder: Path, scan: RawScan, geometry: BeamGeometry, *
     data = AssembledDiffractionData(
         np.arange(scan.size), counts, PixelGeometry(width_m=width_m, height_m=height_m), scan.bad_pixels
     )
-    # In memory first: a disk that fills up under HDF5 leaves a library that cannot close its file.
+    # In memory first, because the HDF5 library cannot close its file on a full disk.
     buffer = io.BytesIO()
     save_diffraction_data(cast(Path, buffer), data)  # h5py takes either
     write_atomically(folder / DIFFRACTION_FILE, buffer.getbuffer())
@@ -260,6 +260,6 @@ def _product(scan: RawScan, geometry: BeamGeometry, name: str) -> Product:
 
 
 def _photons_per_frame(scan: RawScan) -> float:
-    """Mean counts of a pattern over its good pixels."""
+    """Return the mean number of photons per pattern on the good pixels."""
     total = np.asarray(np.sum(scan.counts, axis=0, dtype=np.float64))
     return float(total[~scan.bad_pixels].sum() / scan.size)

@@ -1,7 +1,7 @@
-"""Training files (NPZ), as PtychoPINN and Ptychodus write them.
+"""Read and write training files (NPZ) of PtychoPINN and Ptychodus.
 
-Two dialects exist and the keys do not tell them apart: ``diff3d`` holds photon counts (Ptychodus) or amplitudes, the
-square roots of counts (PtychoPINN). The reader is told, or finds out by a rule that it logs; it never guesses (see
+``diff3d`` holds photon counts (Ptychodus) or amplitudes, the square roots of counts (PtychoPINN), under the same keys.
+The caller states the quantity, or a rule that is logged determines it (see
 :mod:`~ptychopinn_torch_plugin.data.diffraction_quantity`).
 """
 
@@ -24,8 +24,6 @@ from .output import write_arrays
 
 logger = logging.getLogger(__name__)
 
-CountsAre = DiffractionQuantity
-
 REQUIRED_KEYS = ('diff3d', 'xcoords', 'ycoords', 'probeGuess')
 OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity')
 
@@ -33,7 +31,9 @@ LARGEST_COUNT_OF_FLOAT32 = 2**20
 """Square roots of whole counts below this, in float32, still round to them when squared: ``4 eps n < 1/2``."""
 
 
-def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto', nphotons: float | None = None) -> RawScan:
+def read_training_npz(
+    path: Path, *, counts_are: DiffractionQuantity = 'auto', nphotons: float | None = None
+) -> RawScan:
     """Read a training file as a validated scan.
 
     Positions are ``ycoords``, ``xcoords`` (object pixels); ``objectGuess`` may be absent (see
@@ -43,8 +43,8 @@ def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto', nphotons: f
     Args:
         path: the file.
         counts_are: what ``diff3d`` holds. ``'auto'`` takes integers and whole numbers as counts, and numbers whose
-            squares are whole as amplitudes: Poisson counts are whole numbers. The log says what was found and by which
-            rule. A statement that the photon statistics contradict is refused.
+            squares are whole as amplitudes: Poisson counts are whole numbers. The log states the result and the rule.
+            A statement that the photon statistics contradict is refused.
         nphotons: mean photons per pattern, where ``diff3d`` holds amplitudes that were normalised; see
             :func:`~ptychopinn_torch_plugin.data.diffraction_quantity.counts_from`.
 
@@ -52,8 +52,8 @@ def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto', nphotons: f
         The scan. Counts keep their dtype; amplitudes are squared, to float64 from float64, else to float32.
 
     Raises:
-        InputError: the file is missing, damaged, pickled, too large, lacks a key, holds unusable arrays, or does not
-            tell counts from amplitudes, or holds other than what was said.
+        InputError: the file is missing, damaged, pickled or too large, lacks a key, or holds unusable arrays; or counts
+            and amplitudes cannot be distinguished, or are not as stated.
     """
     path = Path(path)
     headers = read_headers(path)
@@ -71,18 +71,22 @@ def read_training_npz(path: Path, *, counts_are: CountsAre = 'auto', nphotons: f
 
 
 def scan_from_arrays(
-    arrays: Mapping[str, npt.NDArray[Any]], *, counts_are: CountsAre = 'auto', nphotons: float | None = None, name: str
+    arrays: Mapping[str, npt.NDArray[Any]],
+    *,
+    counts_are: DiffractionQuantity = 'auto',
+    nphotons: float | None = None,
+    name: str,
 ) -> RawScan:
     """Make a validated scan of arrays under the keys of a training file.
 
     Args:
-        arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and what else a file may hold.
+        arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and the optional keys of a file.
         counts_are: as in :func:`read_training_npz`.
         nphotons: as in :func:`read_training_npz`.
-        name: what messages call the scan.
+        name: name of the scan in messages.
 
     Raises:
-        InputError: as :func:`read_training_npz`, for whatever is wrong with the arrays.
+        InputError: as :func:`read_training_npz`, for the arrays.
     """
     missing = [key for key in REQUIRED_KEYS if key not in arrays]
     if missing:
@@ -90,8 +94,8 @@ def scan_from_arrays(
     _warn_of_several_scans(arrays.get('scan_index'), name)
     stack = check_pattern_stack(arrays['diff3d'])
     bad_pixels = check_bad_pixels(arrays.get('bad_pixels'), (stack.shape[1], stack.shape[2]))
-    dialect, is_its_own = _stated_quantity(arrays, counts_are, name)
-    counts = counts_from(stack, ~bad_pixels, dialect, name, nphotons=nphotons, trusted=is_its_own)
+    quantity, is_from_file = _stated_quantity(arrays, counts_are, name)
+    counts = counts_from(stack, ~bad_pixels, quantity, name, nphotons=nphotons, trusted=is_from_file)
     coordinates = [np.asarray(arrays[key]) for key in ('ycoords', 'xcoords')]
     if coordinates[0].shape != coordinates[1].shape or coordinates[0].ndim != 1:
         raise InputError(
@@ -117,15 +121,15 @@ def write_training_npz(
 ) -> None:
     """Write ``scan`` to a training file, with the keys of Ptychodus' own export.
 
-    ``diff3d`` keeps the dtype of the counts and ``bad_pixels`` the mask; the pixels below it are written as they are.
-    Amplitudes are as precise as it takes to get the very counts back from them, and zero below the mask. Two more
-    keys, that other readers may ignore, keep what those lose: ``fresnel_numbers`` (y, x), and ``diff3d_quantity``,
-    which settles the dialect. The file appears under its name when it is complete; a file of that name is replaced.
+    ``diff3d`` keeps the dtype of the counts and ``bad_pixels`` the mask; masked pixels are written as they are.
+    Amplitudes are precise enough to give exactly the same counts, and zero under the mask. Two further keys, which
+    other readers ignore, hold the ``fresnel_numbers`` (y, x) and the ``diff3d_quantity``. The file appears under its
+    name when it is complete; a file of that name is replaced.
 
     Args:
         path: the file to write.
-        scan: what goes into it.
-        quantity: what ``diff3d`` shall hold: photon counts, or their square roots as in PtychoPINN's own files.
+        scan: the scan to write.
+        quantity: what ``diff3d`` holds: photon counts, or their square roots as in PtychoPINN's own files.
         extra: further arrays by their keys.
 
     Raises:
@@ -149,12 +153,12 @@ def write_training_npz(
 
 
 def _stated_quantity(
-    arrays: Mapping[str, npt.NDArray[Any]], counts_are: CountsAre, name: str
-) -> tuple[CountsAre, bool]:
-    """What the caller says, else what the file says of itself, else 'auto'; and whether the file says it.
+    arrays: Mapping[str, npt.NDArray[Any]], counts_are: DiffractionQuantity, name: str
+) -> tuple[DiffractionQuantity, bool]:
+    """Return what the file states, else what the caller states, else 'auto'; and whether the file states it.
 
     Raises:
-        InputError: the file says something else than the two dialects, or than the caller.
+        InputError: the file states neither counts nor amplitudes, or contradicts the caller.
     """
     stated = str(arrays['diff3d_quantity']) if 'diff3d_quantity' in arrays else 'auto'
     if stated not in ('auto', 'counts', 'amplitude'):
@@ -164,11 +168,11 @@ def _stated_quantity(
     if counts_are not in ('auto', stated):
         raise InputError(f"diff3d holds {stated}, as diff3d_quantity says, and not '{counts_are}': say '{stated}'.")
     logger.info('%s: the file says that diff3d holds %s.', name, stated)
-    return cast(CountsAre, stated), True
+    return cast(DiffractionQuantity, stated), True
 
 
 def _check_lengths(headers: dict[str, ArrayHeader], path: Path) -> None:
-    """Raise if the declared shapes show, before anything is unpacked, that patterns and positions do not match."""
+    """Raise if the declared shapes of patterns and positions do not match, before anything is unpacked."""
     patterns, xs, ys = (headers[key].shape for key in ('diff3d', 'xcoords', 'ycoords'))
     if len(patterns) != 3 or xs != patterns[:1] or ys != patterns[:1]:
         raise InputError(
@@ -186,7 +190,7 @@ def _warn_of_several_scans(scan_index: npt.NDArray[Any] | None, name: str) -> No
 
 
 def _square_roots(scan: RawScan) -> npt.NDArray[np.floating]:
-    """Amplitudes ``(n, H, W)``: float32 where its squares round to the very counts, else float64; 0 where bad."""
+    """Return amplitudes ``(n, H, W)``: float32 if their squares round to the same counts, else float64; 0 where bad."""
     largest = int(scan.counts.max()) if scan.counts.dtype.kind in 'ui' else None
     dtype = np.float32 if largest is not None and largest < LARGEST_COUNT_OF_FLOAT32 else np.float64
     roots = np.zeros(scan.counts.shape, dtype=dtype)

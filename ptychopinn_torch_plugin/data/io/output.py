@@ -1,4 +1,4 @@
-"""What leaves the package as a file: whole, or not at all."""
+"""Write products and arrays to files. A file is replaced completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ if TYPE_CHECKING:
     from ptychodus.api.product import Product
 
 _MEMBER_BYTES = 512
-"""More than the headers of one array in an archive take."""
+"""Upper bound of the headers of one array in an archive."""
 
 
 def write_product(path: Path, product: Product) -> None:
-    """Write ``product`` as Ptychodus' HDF5 file; a kill at any moment leaves the old or the new file whole.
+    """Write ``product`` as Ptychodus' HDF5 file; if the process is killed, the old or the new file is there in whole.
 
     Raises:
         OutputError: the file cannot be written; the old one is still there.
     """
     from ptychodus.api.io import save_product
 
-    # In memory first: a disk that fills up under HDF5 leaves a library that cannot close its file.
+    # In memory first, because the HDF5 library cannot close its file on a full disk.
     buffer = io.BytesIO()
     save_product(cast(Path, buffer), product)  # h5py takes either
     write_atomically(path, buffer.getbuffer())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
-    """Write ``arrays`` as an NPZ file under exactly this name; a kill leaves the old or the new file whole.
+    """Write ``arrays`` as an NPZ file under exactly this name.
+
+    If the process is killed, the old or the new file is there in whole.
 
     Raises:
         OutputError: the file cannot be written; the old one is still there.

@@ -1,4 +1,4 @@
-"""From Ptychodus' ``ReconstructInput`` to a scan, and from a reconstruction back to a ``Product``."""
+"""Convert Ptychodus' ``ReconstructInput`` to a scan, and a reconstruction to a ``Product``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIXEL_SIZE_TOLERANCE = 1e-4
-"""Largest relative difference between the pixels of object and probe: below a tenth of a pixel over 1000 pixels."""
+"""Largest relative difference of the pixel sizes of object and probe: below 0.1 pixels over 1000 pixels."""
 
 
 def scan_from_reconstruct_input(parameters: ReconstructInput) -> RawScan:
-    """Turn what Ptychodus hands a reconstructor into a validated scan. The patterns are not copied.
+    """Convert the input of a reconstructor to a validated scan. The patterns are not copied.
 
-    Positions go through the product's ``ObjectGeometry`` to patch centres in pixels of its own object grid. The probe
-    is the first coherent mode with all its incoherent modes; OPR weights are not used. An absent bad-pixel mask means
-    that every pixel was measured.
+    The product's ``ObjectGeometry`` maps positions to patch centres in pixels of its object grid. The probe is the
+    first coherent mode with all its incoherent modes; OPR weights are not used. Without a bad-pixel mask, every pixel
+    was measured.
 
     Raises:
         InputError: a near-field product, an object of several layers, no object or pixel size, object and probe pixels
-            of different size, or whatever :func:`~ptychopinn_torch_plugin.data.scan.make_raw_scan` refuses.
+            of different size, or a reason of :func:`~ptychopinn_torch_plugin.data.scan.make_raw_scan`.
     """
     product = parameters.product
     name = product.metadata.name or 'scan'
@@ -65,7 +65,7 @@ def scan_from_reconstruct_input(parameters: ReconstructInput) -> RawScan:
 
 
 def fresnel_numbers_of(product: Product) -> tuple[float, float]:
-    """Pixel Fresnel numbers of the probe's grid along (y, x), dimensionless.
+    """Return the pixel Fresnel numbers of the probe's grid along (y, x), dimensionless.
 
     Ptychodus' ``FresnelTransformPropagator`` multiplies the exit wave by ``exp(i pi (Fr_y Y**2 + Fr_x X**2))`` before
     its Fourier transform, with ``Fr = pixel**2 / (wavelength * distance)`` per axis and ``Y``, ``X`` the pixel index
@@ -73,7 +73,7 @@ def fresnel_numbers_of(product: Product) -> tuple[float, float]:
     middle ``(N - 1) / 2`` of the array. (It writes ``Fr_y`` as ``Fr_x / ar**2`` with the aspect ratio ``ar`` = pixel
     width / height.)
 
-    A product without photon energy or detector distance gives (0, 0) and a warning: the phase then belongs to the
+    A product without photon energy or detector distance gives (0, 0) and a warning: the phase is then part of the
     probe.
     """
     metadata = product.metadata
@@ -81,8 +81,8 @@ def fresnel_numbers_of(product: Product) -> tuple[float, float]:
     area_m2 = wavelength_m * distance_m
     if area_m2 == 0.0 or not np.isfinite(area_m2):
         logger.warning(
-            '%s: photon_energy_eV is %g and detector_distance_m is %g, so the quadratic phase of the far field is left '
-            'to the probe.', metadata.name, metadata.photon_energy_eV, distance_m,
+            '%s: photon_energy_eV is %g and detector_distance_m is %g, so the quadratic phase of the far field is part '
+            'of the probe.', metadata.name, metadata.photon_energy_eV, distance_m,
         )  # fmt: skip
         return 0.0, 0.0
     pixel = product.probes.get_pixel_geometry()
@@ -93,7 +93,7 @@ def with_object(product: Product, object_array: npt.NDArray[np.complexfloating])
     """Return ``product`` with another object on the same grid; everything else is kept.
 
     Args:
-        product: where grid, pixel size and centre come from.
+        product: has grid, pixel size and centre.
         object_array: transmission ``(h, w)``, complex, of the product's own object shape.
 
     Raises:
@@ -103,13 +103,13 @@ def with_object(product: Product, object_array: npt.NDArray[np.complexfloating])
 
 
 def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Reconstruction) -> Product:
-    """Make the product of a reconstruction from the one it began with.
+    """Make the product of a reconstruction from the product of its input.
 
     The object lies on the product's own grid with its pixel size and centre. The probe of the reconstruction, in the
     unitary convention (sum of ``|P|**2`` = photons per frame), replaces the old one and its OPR weights. The losses are
     the training losses of the model, one per epoch, or the deviances of a refinement. Refined positions replace the old
-    ones. Metadata are kept as they are: ``probe_photon_count`` is the user's own figure and may differ from the photons
-    in the new probe.
+    ones. Metadata are kept as they are: ``probe_photon_count`` is the user's value and may differ from the photons in
+    the new probe.
 
     Raises:
         InputError: object, probe or positions of the reconstruction do not fit the grids of the product.
@@ -134,7 +134,7 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
 
 
 def _positions_at(product: Product, positions: npt.NDArray[np.float64]) -> ProbePositionSequence:
-    """The product's positions, moved to ``positions`` ``(n, 2)``, (y, x) in object pixels; the same if none moved."""
+    """Return the product's positions at ``positions`` ``(n, 2)``, (y, x) in object pixels; its own if none moved."""
     from ptychodus.api.object import ObjectPosition
     from ptychodus.api.probe_positions import ProbePositionSequence
 
@@ -154,7 +154,7 @@ def _positions_at(product: Product, positions: npt.NDArray[np.float64]) -> Probe
 
 
 def _positions_of(product: Product) -> npt.NDArray[np.float64]:
-    """Positions of a product in pixels of its object grid, ``(n, 2)`` as (y, x)."""
+    """Return the positions of a product in pixels of its object grid, ``(n, 2)`` as (y, x)."""
     geometry = product.object_.get_geometry()
     points = product.probe_positions
     return np.stack(
@@ -164,7 +164,7 @@ def _positions_of(product: Product) -> npt.NDArray[np.float64]:
 
 
 def _object_like(old: Object, array: npt.NDArray[np.complexfloating]) -> Object:
-    """A one-layer object of ``array`` ``(h, w)`` with pixel size and centre of ``old``."""
+    """Return a one-layer object of ``array`` ``(h, w)`` with pixel size and centre of ``old``."""
     from ptychodus.api.object import Object
 
     expected = (old.height_px, old.width_px)
@@ -174,9 +174,9 @@ def _object_like(old: Object, array: npt.NDArray[np.complexfloating]) -> Object:
 
 
 def _check_pixel_sizes(product: Product, name: str) -> None:
-    """Raise if object or probe have no pixels, no pixel size, or sizes that differ."""
+    """Raise if object or probe have no pixels or no pixel size, or if the sizes differ."""
     if 0 in (product.object_.height_px, product.object_.width_px):
-        raise InputError(f'The product "{name}" has no object: initialise one in Ptychodus, a flat one will do.')
+        raise InputError(f'The product "{name}" has no object: initialise one in Ptychodus; a flat one is sufficient.')
     if 0 in (product.probes.height_px, product.probes.width_px):
         raise InputError(f'The product "{name}" has no probe: initialise one in Ptychodus.')
     sizes = [_pixel_size(part, label, name) for part, label in ((product.object_, 'object'), (product.probes, 'probe'))]
@@ -189,7 +189,7 @@ def _check_pixel_sizes(product: Product, name: str) -> None:
 
 
 def _pixel_size(part: Any, label: str, name: str) -> tuple[float, float]:  # noqa: ANN401 - Object or ProbeSequence
-    """Pixel height and width of an object or probe in metres, both positive."""
+    """Return pixel height and width of an object or probe in metres, both positive."""
     try:
         geometry: PixelGeometry = part.get_pixel_geometry()
         if label == 'object':

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from ...errors import InputError
-from ...limits import physical_memory
 from ..scan import RawScan
+from .hdf5 import Attributes, Hdf5Array, Hdf5Content, read_hdf5
 from .product import scan_from_reconstruct_input
 
 if TYPE_CHECKING:
+    from ptychodus.api.assemble import AssembledDiffractionData
     from ptychodus.api.product import Product
     from ptychodus.api.reconstruct import ReconstructInput
 
@@ -21,29 +27,45 @@ logger = logging.getLogger(__name__)
 DIFFRACTION_FILE = 'diffraction.h5'
 PRODUCT_FILE = 'product.h5'
 
-_DAMAGE = (OSError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError)
-"""What h5py and Ptychodus raise for files that are no HDF5, are cut short, or hold data of another kind."""
+_OLD_ENERGY_ATTRIBUTE = 'probe_energy_eV'
+"""The photon energy in products of older versions of Ptychodus, which its reader accepts."""
 
-_Loaded = TypeVar('_Loaded')
+_WRONG_ARRAYS = (OSError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, MemoryError)
+"""What Ptychodus raises for arrays of another type or shape than it writes."""
+
+
+@dataclass(frozen=True)
+class DiffractionHeader:
+    """What a ``diffraction.h5`` of Ptychodus says about its patterns."""
+
+    patterns: int
+    """Number of patterns."""
+    pattern_shape: tuple[int, int]
+    """Height and width of a pattern in pixels."""
+    dtype: str
+    """Type of the counts as stored, for example ``uint16``."""
+    bad_pixels: int
+    """Number of detector pixels marked as not measured."""
+    detector_pixel_m: tuple[float, float]
+    """Height and width of a detector pixel in metres."""
 
 
 def load_workflow_folder(folder: Path, product_name: str = PRODUCT_FILE) -> ReconstructInput:
-    """Read a workflow folder as Ptychodus does, and pair patterns with positions by scan index.
+    """Read a workflow folder, and pair patterns with positions by scan index as Ptychodus does.
 
     Args:
         folder: where the two files lie.
         product_name: another product in the folder than ``product.h5``.
 
     Raises:
-        InputError: one of the two files is missing, is not HDF5, is damaged or lacks a dataset, or no pattern has a
-            position; the message names the file.
+        InputError: one of the two files is missing, is not HDF5, is damaged, or lacks an array or keeps it elsewhere;
+            or no pattern has a position. The message names the file.
     """
-    from ptychodus.api.io import load_diffraction_data
     from ptychodus.api.reconstruct import prepare_reconstruct_input
 
     folder = Path(folder)
     product = read_product(folder / product_name)
-    patterns = _load(folder / DIFFRACTION_FILE, load_diffraction_data)
+    patterns = _read_patterns(folder / DIFFRACTION_FILE)
     try:
         parameters = prepare_reconstruct_input(patterns, product)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -60,17 +82,6 @@ def load_workflow_folder(folder: Path, product_name: str = PRODUCT_FILE) -> Reco
     return parameters
 
 
-def read_product(file: Path) -> Product:
-    """Read a product of Ptychodus.
-
-    Raises:
-        InputError: the file is missing, is not HDF5, is damaged or lacks a dataset.
-    """
-    from ptychodus.api.io import load_product
-
-    return _load(Path(file), load_product)
-
-
 def read_workflow_folder(folder: Path) -> RawScan:
     """Read a workflow folder as a validated scan.
 
@@ -81,13 +92,92 @@ def read_workflow_folder(folder: Path) -> RawScan:
     return scan_from_reconstruct_input(load_workflow_folder(folder))
 
 
-def _load(file: Path, loader: Callable[[Path], _Loaded]) -> _Loaded:
-    """Call Ptychodus' ``loader``; whatever it says about a file it cannot read becomes one sentence with its name."""
-    if not file.is_file():
+def read_product(file: Path) -> Product:
+    """Read a product of Ptychodus.
+
+    Raises:
+        InputError: the file is missing, is not HDF5, is damaged, or lacks an array or keeps it elsewhere.
+    """
+    from ptychodus.api.io import ProductFileKeys, load_product
+
+    names = [key.value for key in ProductFileKeys]
+    with _named_refusals(file):
+        content = read_hdf5(file, [*names, _OLD_ENERGY_ATTRIBUTE], names)
+        return load_product(cast(Path, _plain_copy(content)))  # h5py takes either
+
+
+def read_diffraction_header(file: Path) -> DiffractionHeader:
+    """Read shapes, mask and pixel size of a ``diffraction.h5``, but not the patterns.
+
+    Raises:
+        InputError: as :func:`read_product`.
+    """
+    from ptychodus.api.io import DiffractionFileKeys as Key
+
+    names = [key.value for key in Key]
+    with _named_refusals(file):
+        arrays = read_hdf5(file, names, names, shapes_only=[Key.PATTERNS.value, Key.INDEXES.value]).arrays
+        patterns = arrays[Key.PATTERNS]
+        number, height, width = patterns.shape
+        return DiffractionHeader(
+            patterns=number,
+            pattern_shape=(height, width),
+            dtype=str(patterns.dtype),
+            bad_pixels=int(np.count_nonzero(arrays[Key.BAD_PIXELS].get_values())),
+            detector_pixel_m=_detector_pixel_m(patterns),
+        )
+
+
+def _read_patterns(file: Path) -> AssembledDiffractionData:
+    """Read a ``diffraction.h5`` as Ptychodus does; raises as :func:`read_product`."""
+    from ptychodus.api.assemble import AssembledDiffractionData
+    from ptychodus.api.geometry import PixelGeometry
+    from ptychodus.api.io import DiffractionFileKeys as Key
+
+    names = [key.value for key in Key]
+    with _named_refusals(file):
+        arrays = read_hdf5(file, names, names).arrays
+        height_m, width_m = _detector_pixel_m(arrays[Key.PATTERNS])
+        photons = arrays.get(Key.PROBE_PHOTON_COUNTS)
+        return AssembledDiffractionData(
+            arrays[Key.INDEXES].get_values(),
+            arrays[Key.PATTERNS].get_values(),
+            PixelGeometry(width_m=width_m, height_m=height_m),
+            arrays[Key.BAD_PIXELS].get_values(),
+            probe_photon_counts=None if photons is None else photons.get_values(),
+        )
+
+
+def _detector_pixel_m(patterns: Hdf5Array) -> tuple[float, float]:
+    """Return height and width of a detector pixel in metres."""
+    from ptychodus.api.io import DiffractionFileKeys as Key
+
+    return patterns.get_number(Key.DETECTOR_PIXEL_HEIGHT), patterns.get_number(Key.DETECTOR_PIXEL_WIDTH)
+
+
+def _plain_copy(content: Hdf5Content) -> io.BytesIO:
+    """Return an HDF5 file in memory that holds ``content`` and nothing else, for Ptychodus' own reader."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, 'w') as file:
+        _set_attributes(file, content.attributes)
+        for name, array in content.arrays.items():
+            _set_attributes(file.create_dataset(name, data=array.get_values()), array.attributes)
+    return buffer
+
+
+def _set_attributes(item: Any, attributes: Attributes) -> None:  # noqa: ANN401 - h5py has no types
+    item.attrs.update({name: value for name, value in attributes.items() if value is not None})
+
+
+@contextmanager
+def _named_refusals(file: Path) -> Iterator[None]:
+    """Turn whatever is wrong with ``file`` into one sentence with its name."""
+    if not Path(file).exists():
         raise InputError(f'{file} does not exist: a workflow folder holds {DIFFRACTION_FILE} and {PRODUCT_FILE}.')
     try:
-        _refuse_too_large(file)
-        return loader(file)
+        yield
     except KeyError as error:
         reason = error.args[0] if error.args else error
         raise InputError(
@@ -95,26 +185,6 @@ def _load(file: Path, loader: Callable[[Path], _Loaded]) -> _Loaded:
         ) from error
     except InputError:
         raise
-    except _DAMAGE as error:
+    except _WRONG_ARRAYS as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise InputError(f'{file} cannot be read as HDF5 ({reason}): save or copy it again.') from error
-
-
-def _refuse_too_large(file: Path) -> None:
-    """Raise if the arrays that the HDF5 ``file`` declares do not fit into memory: they need not be in the file."""
-    import h5py
-
-    sizes: list[int] = []
-
-    def note(_name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            sizes.append(int(item.size or 0) * int(item.dtype.itemsize))
-
-    with h5py.File(file, 'r') as content:
-        content.visititems(note)
-    needed, there = sum(sizes) / 2**30, physical_memory() / 2**30
-    if needed > there:
-        raise InputError(
-            f'{file} declares arrays of {needed:.4g} GiB, more than the {there:.4g} GiB of memory of this machine: '
-            'crop or bin the patterns, or save fewer.'
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_more_than_the_memory_is_refused_before_it_is_unpacked(
     scan_of: ScanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / 'l.npz', scan_of(), scan_of().counts)
-    monkeypatch.setattr(archive, 'physical_memory', lambda: 1000)
+    monkeypatch.setattr('ptychopinn_torch_plugin.storage.checked_files.physical_memory', lambda: 1000)
     monkeypatch.setattr(np, 'load', lambda *_, **__: pytest.fail('the archive was unpacked'))
     with pytest.raises(InputError, match='of memory of this machine'):
         read_training_npz(path)
@@ -249,3 +250,21 @@ def test_more_than_the_memory_is_refused_before_it_is_unpacked(
 
 def test_the_memory_of_this_machine_is_known() -> None:
     assert limits.physical_memory() > 2**28
+
+
+@pytest.mark.parametrize(
+    'read',
+    [read_training_npz, archive.read_headers, lambda path: archive.holds_array(path, 'diff3d')],
+    ids=['scan', 'headers', 'contents'],
+)
+def test_what_is_no_file_is_refused_without_waiting(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe.npz')
+    with pytest.raises(InputError, match=r'pipe\.npz is a FIFO'):
+        read(tmp_path / 'pipe.npz')
+
+
+def test_a_sparse_file_of_terabytes_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / 'sparse.npz').open('wb') as file:
+        file.truncate(7 * 10**12)
+    with pytest.raises(InputError, match='cannot be read as an NPZ archive'):
+        read_training_npz(tmp_path / 'sparse.npz')

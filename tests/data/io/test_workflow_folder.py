@@ -51,7 +51,7 @@ def test_a_dataset_of_another_kind_is_refused(workflow_folder: Path) -> None:
     with h5py.File(workflow_folder / 'product.h5', 'a') as file:
         del file['object']
         file.create_group('object')
-    with pytest.raises(InputError, match=r'product\.h5 cannot be read'):
+    with pytest.raises(InputError, match=r'product\.h5 is not read, because object is no data set'):
         read_workflow_folder(workflow_folder)
 
 
