@@ -4,7 +4,8 @@
 
 Needs atheris (``pip install atheris``); nothing else in the project does. Options after the name of the target are
 those of libFuzzer. The run starts from good files and the corpus of hostile ones, in a folder that is removed
-afterwards. Content that makes a reader end with an error of another package goes into the working folder as ``crash-*``.
+afterwards. Content that makes a reader end with an error of another package goes into the working folder as
+``crash-*``.
 
 HDF5 is read in forked processes: a crash or a hang of the HDF5 library is refused with a sentence, as in the package.
 """
