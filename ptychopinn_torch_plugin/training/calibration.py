@@ -108,7 +108,7 @@ class Calibration(nn.Module):
 
 
 def calibrated_probe(weights: Weights) -> torch.Tensor | None:
-    """Return the probe of the first scan from a state of the Lightning module, ``(M, H, W)`` complex64; None if absent."""
+    """Return the probe of the first scan from the state of a module, ``(M, H, W)`` complex64; None if absent."""
     probe = weights.get(f'calibration.{_PROBE.format(0)}')
     return None if probe is None else torch.view_as_complex(probe.contiguous())
 

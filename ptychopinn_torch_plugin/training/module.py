@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -115,7 +116,7 @@ class PtychoPINNModule(pl.LightningModule):
             "training.precision to '32', and look for impossible counts among the patterns."
         )
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of Lightning's many forms
         """Return optimiser and schedule of the configuration, in the state of a stopped run if there is one."""
         optimizer = make_optimizer(self.parameters(), self.config)
         steps_per_epoch = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
