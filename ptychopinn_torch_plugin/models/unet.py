@@ -36,6 +36,8 @@ class UNet(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, *, width: int, levels: int, unshuffle: int = 2) -> None:
         super().__init__()
         self.unshuffle = unshuffle
+        self.autocast_dtype: torch.dtype | None = None
+        """Dtype of the convolutions (torch.autocast); None for that of the input. The output is float32 with it."""
         self.multiple = unshuffle * 2 ** (levels - 1)
         pixels = unshuffle**2
         widths = [width * 2**level for level in range(levels)]
@@ -53,6 +55,12 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
+        if self.autocast_dtype is None:
+            return self._convolve(x)
+        with torch.autocast(x.device.type, dtype=self.autocast_dtype):
+            return self._convolve(x).float()
+
+    def _convolve(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         x = functional.pixel_unshuffle(x, self.unshuffle)

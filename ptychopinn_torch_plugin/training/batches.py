@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, Sampler
 
 from ..config import DataConfig
 from ..data.grouping import compact_windows, draw_groups
@@ -89,15 +90,17 @@ def _common_shape(extents: Sequence[Extent]) -> tuple[int, int]:
     return height + -height % OBJECT_MULTIPLE, width + -width % OBJECT_MULTIPLE
 
 
-class TrainingBatches(IterableDataset[TrainingBatch | None]):
+class GroupSampler(Sampler[tuple[int, npt.NDArray[np.int32]]]):
     """Groups drawn anew in every epoch, from the training positions of every scan.
 
+    Yields the number of a scan and the groups ``(B, C)`` of one batch. Lightning calls :meth:`set_epoch`.
+
     Args:
-        scans: the scans on the device.
+        scans: the scans.
         positions: training positions of each scan.
         config: group size, neighbours, groups per epoch.
         batch_size: groups per batch.
-        seed: with the epoch's number it fixes every draw.
+        seed: with the number of the epoch it determines every draw.
     """
 
     def __init__(
@@ -113,121 +116,116 @@ class TrainingBatches(IterableDataset[TrainingBatch | None]):
         self._config = config
         self._batch_size = batch_size
         self._seed = seed
-        # A tensor, because it can be shared with loader processes that live through several epochs.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._learned = (0, 0)
+        self.resume(0)
+
+    def resume(self, epoch: int) -> None:
+        """Continue after so many finished epochs."""
+        self._first_epoch = self._epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, from 0, not counting those before a resume."""
+        self._epoch = self._first_epoch + epoch
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return sum(-(-self._group_count(index) // self._batch_size) for index in range(len(self._scans)))
+        return sum(-(-self._group_count(number) // self._batch_size) for number in range(len(self._scans)))
 
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch, from 0."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
-    def share_epoch(self) -> None:
-        """Share the number of the epoch with processes that are forked from now on."""
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-
-    def skip(self, epoch: int, batches: int) -> None:
-        """Begin with ``epoch``, of which the first ``batches`` batches were learned before: they come as None."""
-        self.epoch = epoch
-        self._learned = (epoch, batches)
-
-    def __iter__(self) -> Iterator[TrainingBatch | None]:
-        """Yield the batches of the epoch ``self.epoch``, scans in random order.
-
-        A loader process yields its share of them, which the data loader puts back into this order.
-        """
-        epoch = self.epoch
-        rng = np.random.default_rng((self._seed, epoch))
-        drawn = [
-            (index, groups)
-            for index in range(len(self._scans))
-            for groups in _chunks(self.groups(index, rng), self._batch_size)
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
+        """Yield the batches of the epoch, scans in random order."""
+        rng = np.random.default_rng((self._seed, self._epoch))
+        batches = [
+            (number, groups[first : first + self._batch_size])
+            for number in range(len(self._scans))
+            for groups in [self._groups(number, rng)]
+            for first in range(0, len(groups), self._batch_size)
         ]
-        first_epoch, learned = self._learned
-        worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for place, number in list(enumerate(rng.permutation(len(drawn))))[first::step]:
-            index, groups = drawn[number]
-            is_learned = epoch == first_epoch and place < learned
-            yield None if is_learned else make_batch(self._scans[index], groups)
+        for chosen in rng.permutation(len(batches)):
+            yield batches[chosen]
 
-    def groups(self, index: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
-        """Draw the groups of the scan ``index`` for the epoch ``self.epoch``, ``(S, C)``."""
-        members = self._positions[index]
-        count = self._group_count(index)
+    def _groups(self, number: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        """Draw the groups of one scan, ``(S, C)``."""
+        members = self._positions[number]
+        count = self._group_count(number)
         if self._config.sequential_sampling:
             # In the order of the scan; every epoch begins where the one before has ended.
-            anchors = members[(self.epoch * count + np.arange(count)) % members.size]
+            anchors = members[(self._epoch * count + np.arange(count)) % members.size]
         else:
             # Without replacement while positions are left: an epoch covers the scan.
             rounds = [rng.permutation(members) for _ in range(-(-count // members.size))]
             anchors = np.concatenate(rounds)[:count]
         return draw_groups(
-            self._scans[index].tensors.scan.positions,
-            self._group_size(index),
+            self._scans[number].tensors.scan.positions,
+            self._group_size(number),
             min(self._config.neighbor_count, members.size - 1),
             anchors=anchors,
             candidates=members,
             rng=rng,
         )
 
-    def _group_count(self, index: int) -> int:
-        return self._config.groups_per_epoch or -(-self._positions[index].size // self._group_size(index))
+    def _group_count(self, number: int) -> int:
+        return self._config.groups_per_epoch or -(-self._positions[number].size // self._group_size(number))
 
-    def _group_size(self, index: int) -> int:
-        return min(self._config.group_size, self._positions[index].size)
+    def _group_size(self, number: int) -> int:
+        return min(self._config.group_size, self._positions[number].size)
 
 
-class ValidationBatches(IterableDataset[TrainingBatch]):
-    """Windows in which the network receives the training positions and the held-out ones are scored."""
+class GroupDataset(Dataset[TrainingBatch]):
+    """The batch of every item of a :class:`GroupSampler`."""
+
+    def __init__(self, scans: Sequence[TrainingScan]) -> None:
+        self._scans = scans
+
+    def __getitem__(self, item: tuple[int, npt.NDArray[np.int32]]) -> TrainingBatch:
+        """Make the batch of the groups ``(B, C)`` of one scan."""
+        number, groups = item
+        return make_batch(self._scans[number], groups)
+
+
+class ValidationDataset(Dataset[TrainingBatch]):
+    """Windows in which the network receives the training positions and the held-out ones are scored.
+
+    Args:
+        scans: the scans.
+        held_out: held-out positions of each scan.
+        group_size: size of the groups of the training.
+    """
 
     def __init__(
-        self,
-        scans: Sequence[TrainingScan],
-        held_out: Sequence[npt.NDArray[np.integer]],
-        group_size: int,
-        should_stop: Callable[[], bool],
+        self, scans: Sequence[TrainingScan], held_out: Sequence[npt.NDArray[np.integer]], group_size: int
     ) -> None:
-        self._scans = scans
-        self._should_stop = should_stop
-        size = max(group_size, MIN_VALIDATION_WINDOW)
         self._windows = [
-            (index, *window)
-            for index, (scan, out) in enumerate(zip(scans, held_out, strict=True))
-            for window in _validation_windows(scan, out, size)
+            (scan, window[~out], window[out])
+            for scan, positions in zip(scans, held_out, strict=True)
+            for window in _windows(scan.tensors, max(group_size, MIN_VALIDATION_WINDOW))
+            for out in [np.isin(window, positions)]
+            if out.any() and not out.all()
         ]
 
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self._windows)
 
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        """Yield one batch of one window each; the same in every epoch. Ends early when the run is asked to stop."""
-        for index, inputs, scored in self._windows:
-            if self._should_stop():
-                return
-            yield make_batch(self._scans[index], inputs[None], scored[None])
+    def __getitem__(self, number: int) -> TrainingBatch:
+        """Make the batch of one window."""
+        scan, inputs, scored = self._windows[number]
+        return make_batch(scan, inputs[None], scored[None])
 
 
-def _validation_windows(
-    scan: TrainingScan, held_out: npt.NDArray[np.integer], size: int
-) -> Iterator[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
-    """Yield the inputs and the scored positions of every window that has both."""
-    tensors = scan.tensors
-    for window in compact_windows(tensors.scan.positions, min(size, tensors.size)):
-        out = np.isin(window, held_out)
-        if out.any() and not out.all():
-            yield window[~out], window[out]
+class StoppableSampler(Sampler[int]):
+    """The numbers from 0 to ``size - 1`` in order; it ends early when the run is asked to stop."""
+
+    def __init__(self, size: int, should_stop: Callable[[], bool]) -> None:
+        self._size = size
+        self._should_stop = should_stop
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the numbers."""
+        return takewhile(lambda _: not self._should_stop(), range(self._size))
 
 
-def _chunks(groups: npt.NDArray[np.int32], size: int) -> Iterator[npt.NDArray[np.int32]]:
-    for first in range(0, len(groups), size):
-        yield groups[first : first + size]
+def _windows(tensors: ScanTensors, size: int) -> list[npt.NDArray[np.int32]]:
+    return compact_windows(tensors.scan.positions, min(size, tensors.size))

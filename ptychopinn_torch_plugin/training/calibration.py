@@ -1,26 +1,24 @@
-"""Probe, positions and photon scale of every scan, learned while the network is trained.
+"""Calibration: probe, positions and photon scale of every scan, refined while the network is trained.
 
-Before every epoch the network reconstructs each scan, and a few epochs of the refinement's solver move the probe and
-the positions from there; the network then trains with what was found. Two minimisers that take turns, because the
-gradient of a batch of 64 patterns says little about a probe: the solver sees all patterns, preconditions, and keeps
-positions from drifting together. The first turn begins from a flat object, since the network knows nothing yet.
+Two minimisations alternate. Before every epoch the network reconstructs each scan, and a few epochs of the solver
+refine probe and positions from there; the network is then trained with them. The gradient of a batch of 64 patterns
+determines a probe poorly; the solver takes all patterns, preconditions, and keeps positions from drifting together. The
+first calibration starts from a transparent object, because the network is not trained yet.
 
-All positions take part, those held out from the network, too: a few numbers per pattern are not learned by heart, and
-an error of the probe would hide what the network got right.
+Held-out positions take part: a few numbers per pattern cannot overfit, and an error of the probe would hide the
+quality of the network.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import replace
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import Config, RefinementConfig
 from ..data.tensors import ScanTensors
@@ -33,150 +31,117 @@ from ..observer import Observer, SilentObserver
 from ..physics.forward import simulate
 from ..types import ReconstructionState
 from .batches import TrainingScan
-from .module import PtychoPINNModule
+from .state import Weights
 
 logger = logging.getLogger(__name__)
 
-STATE_PREFIX = 'unknowns.'
-"""Name of :class:`Unknowns` in the state of the Lightning module."""
-_PROBE = 'probe_{}'
-_SHIFT = 'shift_{}'
-
 FIRST_EPOCHS = 40
-"""Epochs of the solver before the network's first, from a flat object."""
+"""Epochs of the solver before the first epoch of the network, from a transparent object."""
 FIRST_PROBE_START = 2
 FIRST_POSITIONS_START = 10
-TURN_EPOCHS = 10
-"""Epochs of the solver in every later turn, from the object of the network."""
+LATER_EPOCHS = 10
+"""Epochs of the solver before every later epoch, from the object of the network."""
 EPOCHS_PER_LINE = 5
-"""How often a turn writes a line to the log."""
+"""Epochs of the solver between two lines in the log."""
+
+_PROBE = 'probe_{}'
+_POSITIONS = 'positions_{}'
 
 
-def learns_unknowns(config: Config) -> bool:
-    """Whether anything but the network is learned.
+def is_calibrated(config: Config) -> bool:
+    """Return whether anything but the network is refined.
 
     Raises:
-        ConfigurationError: loader processes that live on would never hear of what was learned.
+        ConfigurationError: loader processes have copies of the scans, which a calibration cannot change.
     """
-    training, execution = config.training, config.execution
-    wanted = training.probe_trainable or training.positions_trainable or training.intensity_scale_trainable
-    if wanted and execution.workers and execution.persistent_workers:
+    training, workers = config.training, config.execution.workers
+    requested = training.probe_trainable or training.positions_trainable or training.intensity_scale_trainable
+    if requested and workers:
         raise ConfigurationError(
-            'execution.persistent_workers keeps loader processes that would not hear of a probe, positions or an '
-            'intensity scale that is learned: switch it off.'
+            f'execution.workers = {workers}: loader processes cannot follow a probe, positions or a scale that are '
+            'learned with the network; set it to 0, or switch "Learn the probe" off.'
         )
-    return wanted
+    return requested
 
 
-class Unknowns(nn.Module):
-    """What is learned of every scan, as buffers: they are part of the module's state, and of that of a resumed run.
+class Calibration(nn.Module):
+    """Calibrates the states of all scans; what it found is in its buffers, and so in the state of the Lightning module.
 
     Args:
-        scans: the scans; what is learned, or loaded, becomes their state.
+        scans: the scans, whose states are replaced.
         config: the configuration tree.
+        observer: may stop a calibration.
     """
 
-    def __init__(self, scans: Sequence[TrainingScan], config: Config) -> None:
+    def __init__(self, scans: Sequence[TrainingScan], config: Config, observer: Observer) -> None:
         super().__init__()
         self._scans = scans
         self._config = config
+        self._observer = observer
         for number, scan in enumerate(scans):
             self.register_buffer(_PROBE.format(number), torch.view_as_real(scan.state.probe).clone())
-            self.register_buffer(_SHIFT.format(number), torch.zeros((scan.tensors.size, 2)))
-        self._given = [scan.state for scan in scans]
-        self.register_load_state_dict_post_hook(_hand_out)  # type: ignore[no-untyped-call]
+            self.register_buffer(_POSITIONS.format(number), scan.state.positions.clone())
 
-    def learn(self, generator: Generator | None, observer: Observer) -> bool:
-        """One turn for every scan, from the object that ``generator`` makes of it (flat if None).
+    def run(self, generator: Generator | None) -> bool:
+        """Calibrate every scan from the object that ``generator`` makes of it, or from a transparent one if None.
 
         Returns:
-            Whether the turn came to its end. One that was cut short changes nothing: a run that goes on takes it anew.
+            Whether the calibration was finished. One that was stopped changes nothing.
         """
-        states = [scan.state for scan in self._scans]
-        for number, scan in enumerate(self._scans):
-            if not observer.should_stop():
-                states[number] = learn(scan.tensors, scan.state, generator, self._config, observer)
-        if observer.should_stop():
-            return False
-        for number, (state, given) in enumerate(zip(states, self._given, strict=True)):
+        states = []
+        for scan in self._scans:
+            states.append(calibrate(scan, generator, self._config, self._observer))
+            if self._observer.should_stop():
+                return False
+        for number, state in enumerate(states):
             self.get_buffer(_PROBE.format(number)).copy_(torch.view_as_real(state.probe))
-            self.get_buffer(_SHIFT.format(number)).copy_(state.positions - given.positions)
-        self.hand_out()
+            self.get_buffer(_POSITIONS.format(number)).copy_(state.positions)
+        self.restore()
         return True
 
-    def hand_out(self) -> None:
-        """Give the scans what the buffers hold, so that a run that goes on has the same numbers to the last bit."""
-        for number, (scan, given) in enumerate(zip(self._scans, self._given, strict=True)):
-            probe = torch.view_as_complex(self.get_buffer(_PROBE.format(number)).to(scan.tensors.device, copy=True))
-            shift = self.get_buffer(_SHIFT.format(number)).to(given.positions)
-            scan.state = replace(given, probe=probe, positions=given.positions + shift)
+    def restore(self) -> None:
+        """Replace the states of the scans by those of the buffers."""
+        for number, scan in enumerate(self._scans):
+            probe = torch.view_as_complex(self.get_buffer(_PROBE.format(number)).to(scan.state.probe.device))
+            positions = self.get_buffer(_POSITIONS.format(number)).to(scan.state.positions)
+            scan.state = replace(scan.state, probe=probe.clone(), positions=positions.clone())
 
 
-def _hand_out(module: nn.Module, incompatible: object) -> None:
-    del incompatible
-    assert isinstance(module, Unknowns)  # noqa: S101 - registered by itself
-    module.hand_out()
-
-
-def first_probe(state: Mapping[str, Tensor]) -> Tensor | None:
-    """The learned probe of the first scan, ``(M, H, W)`` complex64, in a state of the Lightning module, if there."""
-    probe = state.get(f'{STATE_PREFIX}{_PROBE.format(0)}')
+def calibrated_probe(weights: Weights) -> torch.Tensor | None:
+    """Return the probe of the first scan from the state of a module, ``(M, H, W)`` complex64; None if absent."""
+    probe = weights.get(f'calibration.{_PROBE.format(0)}')
     return None if probe is None else torch.view_as_complex(probe.contiguous())
 
 
-class UnknownsCallback(pl.Callback):
-    """Takes the solver's turn before every epoch.
-
-    Args:
-        unknowns: what is learned.
-        observer: may ask to stop.
-        pause: called with the epoch whose turn was cut short, before its batches are made.
-        resumed: epoch whose turn was taken before the run was stopped; None where none was.
-    """
-
-    def __init__(
-        self, unknowns: Unknowns, observer: Observer, pause: Callable[[int], None], resumed: int | None = None
-    ) -> None:
-        self._unknowns = unknowns
-        self._observer = observer
-        self._pause = pause
-        self._resumed = resumed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learn from all patterns; the data loader's iterator is made after this."""
-        assert isinstance(pl_module, PtychoPINNModule)  # noqa: S101 - the Trainer of this package runs no other
-        epoch = trainer.current_epoch
-        if epoch == self._resumed:
-            return
-        if not self._unknowns.learn(None if epoch == 0 else pl_module.generator, self._observer):
-            self._pause(epoch)
-
-
-def learn(
-    tensors: ScanTensors, state: ReconstructionState, generator: Generator | None, config: Config, observer: Observer
+def calibrate(
+    scan: TrainingScan, generator: Generator | None, config: Config, observer: Observer
 ) -> ReconstructionState:
-    """Improve the state of one scan from the object that ``generator`` makes of it, or from a transparent one if None.
+    """Refine the state of one scan from the object that ``generator`` makes of it, or from a transparent one if None.
 
     Returns:
-        The state with the probe and the positions found; its object is that of ``state``.
+        The state with new probe and positions; its object is that of the scan's state.
     """
-    found = state if generator is None else _predict(tensors, state, generator, config, observer)
-    if config.training.intensity_scale_trainable and generator is not None:
-        found = replace(found, probe=found.probe * _photon_scale(tensors, found, config.inference.batch_size))
+    tensors, found = scan.tensors, scan.state
+    if generator is not None:
+        found = predict(scan, generator, config, observer)
+        if config.training.intensity_scale_trainable:
+            found = replace(found, probe=found.probe * _photon_scale(tensors, found, config.inference.batch_size))
     if not (config.training.probe_trainable or config.training.positions_trainable) or observer.should_stop():
-        return replace(state, probe=found.probe)
-    turn = _turn_of(config, first=generator is None)
+        return replace(scan.state, probe=found.probe)
+    settings = _solver_settings(config, first=generator is None)
     deviances: list[float] = []
 
     def listen(epoch: int, deviance: float) -> bool:
         deviances.append(deviance)
-        # No step of the optimiser is done meanwhile: on a large scan this line says that the run is alive.
-        if epoch % EPOCHS_PER_LINE == 0 and epoch < turn.refine_epochs:
-            logger.info('%s: epoch %d of %d for its probe and positions.', tensors.scan.name, epoch, turn.refine_epochs)
+        # The network makes no step meanwhile: on a large scan this line shows that the run goes on.
+        if epoch % EPOCHS_PER_LINE == 0 and epoch < settings.refine_epochs:
+            logger.info(
+                '%s: epoch %d of %d for its probe and positions.', tensors.scan.name, epoch, settings.refine_epochs
+            )
         return observer.should_stop()
 
     with torch.no_grad():
-        refined = Solver(tensors, found, turn, config.inference.batch_size).run(listen)
+        refined = Solver(tensors, found, settings, config.inference.batch_size).run(listen)
     moved = refined.positions.cpu().numpy() - tensors.scan.positions
     logger.info(
         '%s: deviance per pixel %.3f to %.3f; the learned positions are %.2f px (rms) from the given ones.',
@@ -185,14 +150,13 @@ def learn(
         deviances[-1],
         math.sqrt(float(np.square(moved).sum(axis=1).mean())),
     )
-    return replace(state, probe=refined.probe, positions=refined.positions)
+    return replace(scan.state, probe=refined.probe, positions=refined.positions)
 
 
-def _turn_of(config: Config, *, first: bool) -> RefinementConfig:
-    """What the solver does in one turn."""
+def _solver_settings(config: Config, *, first: bool) -> RefinementConfig:
     return config.refinement.model_copy(
         update={
-            'refine_epochs': FIRST_EPOCHS if first else TURN_EPOCHS,
+            'refine_epochs': FIRST_EPOCHS if first else LATER_EPOCHS,
             'refine_probe': config.training.probe_trainable,
             'probe_start': FIRST_PROBE_START if first else 0,
             'probe_modes': 0,
@@ -205,21 +169,32 @@ def _turn_of(config: Config, *, first: bool) -> RefinementConfig:
     )
 
 
-def _predict(
-    tensors: ScanTensors, state: ReconstructionState, generator: Generator, config: Config, observer: Observer
+def predict(
+    scan: TrainingScan, generator: Generator, config: Config, observer: Observer | None = None
 ) -> ReconstructionState:
-    """Return the state with the object of the network, in as many steps as it is trained for."""
+    """Return the state of a scan with the object of the network, in as many steps as it is trained for.
+
+    Args:
+        scan: the scan on its device.
+        generator: the network on the same device; its mode (training or evaluation) is the same afterwards.
+        config: the configuration of the training.
+        observer: may stop the prediction.
+    """
     steps = min(steps_of(generator, 0), config.model.steps)
     settings = config.inference.model_copy(update={'window_size': 0})
-    windows = windows_of(state, generator, config.data.group_size, settings)
-    progress = ProgressReporter(_OnlyStop(observer), len(windows) * steps, tensors.scan.object_shape, 0)
-    # A copy: it may be wanted on another device, and is not to notice that it was used.
-    copied = deepcopy(generator).to(tensors.device).eval()
-    return Predictor(tensors, state, copied, windows, steps, settings.batch_size, progress).predict()
+    windows = windows_of(scan.state, generator, config.data.group_size, settings)
+    shape = scan.tensors.scan.object_shape
+    progress = ProgressReporter(_OnlyStop(observer or SilentObserver()), len(windows) * steps, shape, 0)
+    predictor = Predictor(scan.tensors, scan.state, generator, windows, steps, settings.batch_size, progress)
+    mode = generator.training
+    generator.eval()
+    predicted = predictor.predict()
+    generator.train(mode)
+    return predicted
 
 
 class _OnlyStop(SilentObserver):
-    """Hears of nothing; stops when the observer of the training stops."""
+    """Stops when the observer of the training stops; reports nothing to it."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

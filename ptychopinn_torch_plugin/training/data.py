@@ -1,87 +1,124 @@
-"""The Lightning data module: scans become containers of groups, containers become batches."""
+"""The Lightning data module: splits the positions of every scan and serves training and validation batches."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import Config
 from ..data.grouping import hold_out_positions
 from ..errors import ConfigurationError
-from .batches import TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
+from .batches import GroupDataset, GroupSampler, StoppableSampler, TrainingBatch, TrainingScan, ValidationDataset
 
 PATTERNS_PER_STEP = 64
-"""Patterns in one optimiser step where the batch size is left to the package."""
-JUDGED_SHARE = 0.1
-"""Share of the positions of a held-out scan that are predicted from the rest of it, unless the settings name one."""
+"""Patterns in one optimiser step where the settings leave the batch size open."""
+SCORED_SHARE = 0.1
+"""Share of the positions of a held-out scan that are predicted from the rest of it, unless the settings give one."""
 
+Indices = npt.NDArray[np.int32]
 _Scan = TypeVar('_Scan')
 
 
 class PtychoPINNDataModule(pl.LightningDataModule):
-    """Splits the positions of every scan and serves both parts.
+    """Serves the batches of a run.
 
     Args:
-        scans: the scans, on the device that trains, or on the CPU where loader processes cut the batches.
+        scans: the scans, on the device that trains, or on the CPU where loader processes make the batches.
         config: the configuration tree.
-        should_stop: asked between validation batches, so that a run that shall stop does not finish them first.
+        should_stop: called between validation batches, so that a stop need not wait for the whole validation.
     """
 
     def __init__(self, scans: Sequence[TrainingScan], config: Config, should_stop: Callable[[], bool]) -> None:
         super().__init__()
         self._execution = config.execution
-        rng = np.random.default_rng(config.training.seed)
-        trained, parts = trained_scans(scans, config), _split(scans, config, rng)
-        batch_size = config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size)
-        self.training = TrainingBatches(
-            trained, [training for training, _ in parts[: len(trained)]], config.data, batch_size, config.training.seed
+        training, held_out = _split(scans, config)
+        self._training = GroupDataset(scans)
+        self._groups = GroupSampler(
+            trained_scans(scans, config),
+            training,
+            config.data,
+            config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size),
+            config.training.seed,
         )
-        self.validation = ValidationBatches(
-            scans, [held_out for _, held_out in parts], config.data.group_size, should_stop
-        )
+        self._validation = ValidationDataset(scans, held_out, config.data.group_size)
+        self._windows = StoppableSampler(len(self._validation), should_stop)
 
-    def train_dataloader(self) -> DataLoader[TrainingBatch | None]:
-        """Batches of the epoch, the same ones in the same order for any number of loader processes."""
-        options: dict[str, Any] = {}
-        if self._execution.workers:
-            self.training.share_epoch()
-            options = {
-                'num_workers': self._execution.workers,
-                'persistent_workers': self._execution.persistent_workers,
-                'prefetch_factor': self._execution.prefetch_factor,
-                'worker_init_fn': _ignore_interrupts,
-                # A forked process shares the patterns' memory, a spawned one would be sent a copy.
-                'multiprocessing_context': 'fork' if sys.platform == 'linux' else None,
-            }
+    def resume(self, epoch: int) -> None:
+        """Continue after so many finished epochs."""
+        self._groups.resume(epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of training batches in an epoch."""
+        return len(self._groups)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any position is held out."""
+        return len(self._validation) > 0
+
+    def train_dataloader(self) -> Iterable[TrainingBatch]:
+        """Return the batches of an epoch, the same ones in the same order for any number of loader processes."""
+        execution = self._execution
+        if execution.workers == 0:
+            return InProcessLoader(self._training, self._groups)
         return DataLoader(
-            self.training, batch_size=None, pin_memory=self._pins(), generator=torch.Generator(), **options
+            self._training,
+            batch_size=None,
+            sampler=self._groups,
+            num_workers=execution.workers,
+            persistent_workers=execution.persistent_workers,
+            prefetch_factor=execution.prefetch_factor,
+            # Only a CUDA device gains by pinned memory.
+            pin_memory=execution.pin_memory and torch.cuda.is_available(),
+            worker_init_fn=_ignore_interrupts,
+            # A forked process shares the patterns' memory, a spawned one would be sent a copy.
+            multiprocessing_context='fork' if sys.platform == 'linux' else None,
+            # Its own: a new iterator draws a number, from the global generator otherwise.
+            generator=torch.Generator(),
         )
 
-    def val_dataloader(self) -> DataLoader[TrainingBatch]:
-        """The validation windows, the same in every epoch; cut in this process, where the wish to stop is heard."""
-        # A generator of their own: making an iterator draws a number, from the global one otherwise.
-        return DataLoader(self.validation, batch_size=None, pin_memory=self._pins(), generator=torch.Generator())
+    def val_dataloader(self) -> Iterable[TrainingBatch]:
+        """Return the validation windows, the same in every epoch; made in this process, where a stop is seen."""
+        return InProcessLoader(self._validation, self._windows)
 
-    def _pins(self) -> bool:
-        # Only memory of the CPU can be pinned, and only a CUDA device gains by it.
-        return self._execution.pin_memory and self._execution.workers > 0 and torch.cuda.is_available()
+
+class InProcessLoader:
+    """Makes the batches of ``dataset`` in the order of ``sampler``, in this process.
+
+    Lightning finds the samplers by their names, as those of a data loader of torch.
+    """
+
+    batch_sampler = None
+
+    def __init__(self, dataset: Dataset[TrainingBatch], sampler: GroupSampler | StoppableSampler) -> None:
+        self._dataset = dataset
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield the batches."""
+        return map(self._dataset.__getitem__, self.sampler)
 
 
 def _ignore_interrupts(_number: int) -> None:
-    """A loader process leaves an interrupt from the terminal to the training process, which ends it in order."""
+    """Ignore an interrupt from the terminal in a loader process; the training process ends it in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:
-    """The scans that the network is trained on: all, or all but the last one where ``data.hold_out_scan`` says so.
+    """Return the scans to train on: all, or all but the last one where ``data.hold_out_scan`` is True.
 
     Raises:
         ConfigurationError: the only scan would be held out.
@@ -96,18 +133,19 @@ def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:
     return scans[:-1]
 
 
-def _split(
-    scans: Sequence[TrainingScan], config: Config, rng: np.random.Generator
-) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
-    """Training and held-out positions of every scan.
+def _split(scans: Sequence[TrainingScan], config: Config) -> tuple[list[Indices], list[Indices]]:
+    """Return the training positions of every trained scan, and the held-out positions of every scan.
 
     Where a scan is held out, all positions of the others are trained on, and some of its own are predicted from the
     rest of it.
     """
+    rng = np.random.default_rng(config.training.seed)
     fraction = config.data.validation_fraction
-    if not config.data.hold_out_scan:
-        return [hold_out_positions(scan.tensors.size, fraction, rng) for scan in scans]
+    sizes = [scan.tensors.size for scan in scans]
+    trained = trained_scans(scans, config)
+    if len(trained) == len(scans):
+        parts = [hold_out_positions(size, fraction, rng) for size in sizes]
+        return [training for training, _ in parts], [held_out for _, held_out in parts]
+    _, scored = hold_out_positions(sizes[-1], fraction or SCORED_SHARE, rng)
     nothing = np.empty(0, dtype=np.int32)
-    everything = [np.arange(scan.tensors.size, dtype=np.int32) for scan in scans[:-1]]
-    judged = hold_out_positions(scans[-1].tensors.size, fraction or JUDGED_SHARE, rng)
-    return [*((all_of_it, nothing) for all_of_it in everything), judged]
+    return [np.arange(size, dtype=np.int32) for size in sizes[:-1]], [*(nothing for _ in trained), scored]

@@ -1,200 +1,149 @@
-"""Where a run's losses go beside the model: a CSV file, TensorBoard, MLflow, or nowhere.
-
-All of them write into the run's own output folder; nothing is sent anywhere.
-"""
+"""Lightning's loggers of a run: a CSV file, TensorBoard, MLflow, or none. All write into the output folder only."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..config import Config
 from ..dependencies import missing
+from ..errors import OutputError
 from ..storage.atomic import write_atomically
 from ..types import LossRecord
 from .preview import encode_png
+from .state import TRAINING_LOSS, VALIDATION_LOSS
 
 LOG_FOLDER = 'training_log'
 CSV_FILE = 'metrics.csv'
+COLUMNS = ('epoch', TRAINING_LOSS, VALIDATION_LOSS)
 MLFLOW_FOLDER = 'mlruns'
 PICTURE_FILE = 'reconstruction.png'
 EXPERIMENT = 'PtychoPINN'
 
-Ending = Literal['finished', 'stopped', 'failed']
-Image = npt.NDArray[np.uint8]
+_REPLACED = ('events.out.tfevents.*', TensorBoardLogger.NAME_HPARAMS_FILE)
+"""Files of an earlier run in the folder: TensorBoard would mix its curves with those of this one."""
 
 
-class RunLog:
-    """One run's log: losses come epoch by epoch, the rest at the end. This one takes nothing down."""
+class CSVFileLogger(Logger):
+    """Writes ``training_log/metrics.csv``: one row for an epoch, counted from 1.
 
-    wants_picture = False
-    """Whether a picture of the first scan is worth making for this log."""
-
-    def losses(self, record: LossRecord) -> None:
-        """Enter the losses of one epoch; they are on disk when this returns."""
-
-    def result(self, model_file: Path, picture: Image | None) -> None:
-        """Enter the model file and the final picture, a grey image ``(h, w)``; by default they are not."""
-
-    def close(self, ending: Ending) -> None:
-        """No more will come."""
-
-
-class CSVLog(RunLog):
-    """``training_log/metrics.csv`` with the columns ``epoch`` (from 1), ``loss``, ``validation_loss``."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / LOG_FOLDER / CSV_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open('w', newline='', encoding='utf-8')
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(('epoch', 'loss', 'validation_loss'))
-        self._file.flush()
-
-    def losses(self, record: LossRecord) -> None:
-        """Add a line."""
-        self._writer.writerow((record.epoch, record.training, '' if record.validation is None else record.validation))
-        self._file.flush()
-
-    def close(self, ending: Ending) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class TensorBoardLog(RunLog):
-    """Event files in ``training_log``: losses, settings, and the final picture.
-
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
-    """
-
-    wants_picture = True
-
-    def __init__(self, folder: Path, config: Config) -> None:
-        try:
-            # First, because the error of torch's own import does not name it.
-            import tensorboard  # type: ignore[import-untyped]  # noqa: F401
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise missing(error) from error
-        target = folder / LOG_FOLDER
-        # The curves of an earlier run in this folder would be drawn into those of this one.
-        for path in target.glob('events.out.tfevents.*'):
-            path.unlink(missing_ok=True)
-        self._writer = SummaryWriter(str(target))
-        table = '\n'.join(f'    {name} = {value}' for name, value in settings(config).items())
-        self._writer.add_text('settings', table)
-
-    def losses(self, record: LossRecord) -> None:
-        """Add a point to each curve."""
-        for name, value in named_losses(record).items():
-            self._writer.add_scalar(name, value, record.epoch)
-        self._writer.flush()
-
-    def result(self, model_file: Path, picture: Image | None) -> None:
-        """Enter the picture; the model file stays beside the log."""
-        if picture is None:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-
-        # Not by add_image(), which needs another package to make a PNG.
-        height, width = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=1, encoded_image_string=encode_png(picture))
-        value = Summary.Value(tag=Path(PICTURE_FILE).stem, image=image)
-        writer: Any = self._writer.file_writer
-        writer.add_summary(Summary(value=[value]))
-
-    def close(self, ending: Ending) -> None:
-        """Close the event file."""
-        self._writer.close()
-
-
-class MLflowLog(RunLog):
-    """A run in a local MLflow file store, ``mlruns``: settings, losses, the model file and the final picture.
-
-    Raises:
-        MissingDependencyError: MLflow is not installed.
-    """
-
-    wants_picture = True
-
-    _STATUS: ClassVar = {'finished': 'FINISHED', 'stopped': 'KILLED', 'failed': 'FAILED'}
-
-    def __init__(self, folder: Path, config: Config, scans: Sequence[str]) -> None:
-        # Newer versions ask for consent to write files, and would report their use to their makers.
-        os.environ.setdefault('MLFLOW_ALLOW_FILE_STORE', 'true')
-        os.environ.setdefault('MLFLOW_DISABLE_TELEMETRY', 'true')
-        try:
-            from mlflow.entities import Param
-            from mlflow.tracking import MlflowClient
-        except ImportError as error:
-            raise missing(error) from error
-        self._folder = folder
-        self._client: Any = MlflowClient(tracking_uri=(folder.absolute() / MLFLOW_FOLDER).as_uri())
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        number = self._client.create_experiment(EXPERIMENT) if experiment is None else experiment.experiment_id
-        self._run = self._client.create_run(number, run_name=', '.join(scans)).info.run_id
-        self._client.log_batch(self._run, params=[Param(name, str(value)) for name, value in settings(config).items()])
-
-    def losses(self, record: LossRecord) -> None:
-        """Add a point to each metric."""
-        for name, value in named_losses(record).items():
-            self._client.log_metric(self._run, name, value, step=record.epoch)
-
-    def result(self, model_file: Path, picture: Image | None) -> None:
-        """Copy the files into the store; the picture is ``training_log/reconstruction.png``."""
-        self._client.log_artifact(self._run, str(model_file))
-        if picture is not None:
-            path = self._folder / LOG_FOLDER / PICTURE_FILE
-            write_atomically(path, encode_png(picture))
-            self._client.log_artifact(self._run, str(path))
-
-    def close(self, ending: Ending) -> None:
-        """Mark the run as ended."""
-        self._client.set_terminated(self._run, self._STATUS[ending])
-
-
-def open_log(folder: Path, config: Config, scans: Sequence[str], history: Sequence[LossRecord]) -> RunLog:
-    """The log that ``config.execution.logger`` names, with the epochs of a run that goes on already in it.
+    Lightning's own CSV logger adds columns, and puts the file elsewhere.
 
     Args:
-        folder: the run's output folder.
-        config: written into the log where it has a place for settings.
-        scans: names of the scans.
-        history: epochs that were finished before.
+        folder: the output folder.
 
     Raises:
-        MissingDependencyError: the log needs a package that is not installed.
+        OutputError: something that is not a file has the name, or it cannot be written.
+    """
+
+    name = LOG_FOLDER
+    version = ''
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._path = folder / LOG_FOLDER / CSV_FILE
+        if self._path.exists() and not self._path.is_file():
+            raise OutputError(
+                f'{self._path} is not a regular file, and the losses of every epoch go there: remove it, choose '
+                "another output folder, or set execution.logger to 'none'."
+            )
+        write_atomically(self._path, _row(COLUMNS))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the row of the epoch ``step``."""
+        with self._path.open('ab') as file:
+            file.write(_row((step, *(metrics.get(name, '') for name in COLUMNS[1:]))))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's own signature
+        """Do nothing: the settings are in the model file."""
+
+
+def _row(values: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode()
+
+
+def make_logger(folder: Path, config: Config, scans: Sequence[str]) -> Logger | None:
+    """Return the logger that ``config.execution.logger`` names; the settings are logged where it has a place for them.
+
+    Args:
+        folder: the output folder.
+        config: the configuration tree.
+        scans: names of the scans.
+
+    Raises:
+        MissingDependencyError: the logger needs a package that is not installed.
+        OutputError: its file cannot be written.
     """
     kind = config.execution.logger
-    log: RunLog
+    if kind == 'none':
+        return None
     if kind == 'csv':
-        log = CSVLog(folder)
-    elif kind == 'tensorboard':
-        log = TensorBoardLog(folder, config)
-    elif kind == 'mlflow':
-        log = MLflowLog(folder, config, scans)
-    else:
-        log = RunLog()
-    for record in history:
-        log.losses(record)
-    return log
+        return CSVFileLogger(folder)
+    logger = _tensorboard(folder) if kind == 'tensorboard' else _mlflow(folder, scans)
+    tree = config.model_dump()
+    logger.log_hyperparams({f'{group}.{name}': value for group, part in tree.items() for name, value in part.items()})
+    return logger
+
+
+def _tensorboard(folder: Path) -> TensorBoardLogger:
+    try:
+        import tensorboard  # type: ignore[import-untyped]  # noqa: F401 - Lightning would take another package instead
+    except ImportError as error:
+        raise missing(error) from error
+    for pattern in _REPLACED:
+        for path in (folder / LOG_FOLDER).glob(pattern):
+            path.unlink(missing_ok=True)
+    return TensorBoardLogger(folder, name=LOG_FOLDER, version='', default_hp_metric=False)
+
+
+def _mlflow(folder: Path, scans: Sequence[str]) -> MLFlowLogger:
+    # Newer versions ask for consent to write files, and would report their use to their makers.
+    os.environ.setdefault('MLFLOW_ALLOW_FILE_STORE', 'true')
+    os.environ.setdefault('MLFLOW_DISABLE_TELEMETRY', 'true')
+    try:
+        import mlflow  # noqa: F401 - Lightning reports a missing package without the command that installs it
+    except ImportError as error:
+        raise missing(error) from error
+    address = (folder.absolute() / MLFLOW_FOLDER).as_uri()
+    return MLFlowLogger(EXPERIMENT, run_name=', '.join(scans), tracking_uri=address)
 
 
 def named_losses(record: LossRecord) -> dict[str, float]:
-    """The losses of an epoch by the names they have in every log."""
-    losses = {'loss': record.training}
-    return losses if record.validation is None else {**losses, 'validation_loss': record.validation}
+    """Return the losses of an epoch by the names they have in every log."""
+    losses = {TRAINING_LOSS: record.training}
+    return losses if record.validation is None else {**losses, VALIDATION_LOSS: record.validation}
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted name."""
-    return {
-        f'{section}.{name}': value for section, fields in config.model_dump().items() for name, value in fields.items()
-    }
+def shows_pictures(logger: Logger) -> bool:
+    """Return whether the logger has a place for a picture."""
+    return isinstance(logger, TensorBoardLogger | MLFlowLogger)
+
+
+def log_result(logger: Logger, folder: Path, model_file: Path, picture: npt.NDArray[np.uint8] | None) -> None:
+    """Log the model file (MLflow copies it) and the final picture, a grey image ``(h, w)``."""
+    if isinstance(logger, TensorBoardLogger) and picture is not None:
+        logger.experiment.add_image(Path(PICTURE_FILE).stem, picture, dataformats='HW')
+    if isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(model_file))
+        if picture is not None:
+            path = folder / LOG_FOLDER / PICTURE_FILE
+            write_atomically(path, encode_png(picture))
+            logger.experiment.log_artifact(logger.run_id, str(path))
+
+
+def mark_stopped(logger: Logger) -> None:
+    """Mark a run that was stopped, where the logger distinguishes it from a finished one."""
+    if isinstance(logger, MLFlowLogger):
+        logger.finalize('KILLED')

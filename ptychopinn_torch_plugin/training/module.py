@@ -1,49 +1,79 @@
-"""The Lightning module: it orchestrates, the mathematics is in ``objective.py`` and below."""
+"""The Lightning module: it connects network, losses and optimiser; the mathematics is in the modules it imports."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..config import Config
 from ..errors import TrainingError
 from ..models.registry import build_generator
 from .batches import TrainingBatch
+from .calibration import Calibration
 from .losses import pinn_training_loss, pinn_validation_loss, supervised_loss
-from .precision import lower_convolutions
-from .schedules import Schedule, lightning_form, make_optimizer, make_schedule
-
-TRAINING_LOSS = 'loss'
-VALIDATION_LOSS = 'validation_loss'
+from .precision import is_scaling, set_precision
+from .resume import ResumeState
+from .schedules import fast_forward, make_optimizer, make_schedule
+from .state import TRAINING_LOSS, VALIDATION_LOSS, Monitor
 
 
 class PtychoPINNModule(pl.LightningModule):
-    """Trains the generator of ``config.model`` by the objective of its ``model_type``."""
+    """Trains the generator of ``config.model`` by the loss of its ``model_type``.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: the configuration tree.
+        monitor: the loss that a plateau of the learning rate follows.
+        calibration: runs before every epoch; None where only the network is learned.
+    """
+
+    def __init__(self, config: Config, monitor: Monitor, calibration: Calibration | None = None) -> None:
         super().__init__()
         self.config = config
         self.generator = build_generator(config.model)
-        lower_convolutions(self.generator, config)
-        self.schedule: Schedule | None = None
+        set_precision(self.generator, config.training.precision)
+        self.calibration = calibration
+        self._monitor = monitor
+        self._resumed: ResumeState | None = None
+        self._batch = 0
+
+    def resume(self, state: ResumeState) -> None:
+        """Continue after the last finished epoch of a stopped run."""
+        self._resumed = state
+        self.load_state_dict(state.weights)
+        if self.calibration is not None:
+            self.calibration.restore()
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0; Lightning counts those of this process only."""
+        return self.current_epoch + (0 if self._resumed is None else len(self._resumed.history))
+
+    def on_train_epoch_start(self) -> None:
+        """Calibrate, then seed the random numbers of the epoch: a resumed run has the same."""
+        generator = self.generator if self.epoch else None
+        if self.calibration is not None and not self.calibration.run(generator):
+            self.trainer.should_stop = True
+        torch.manual_seed(int(np.random.SeedSequence((self.config.training.seed, self.epoch)).generate_state(1)[0]))
 
     def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
-        """Loss of one batch.
+        """Return the loss of one batch.
 
         Raises:
             TrainingError: the loss is not finite.
         """
+        self._batch = batch_index + 1
         if self.config.model.model_type == 'supervised':
             loss = supervised_loss(self.generator, batch)
         else:
             loss = pinn_training_loss(self.generator, batch, self.config.training.likelihood)
-        self._refuse_nonfinite(
-            loss, f'training loss is not finite in epoch {self.current_epoch + 1}, batch {batch_index + 1}'
-        )
-        self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(batch.reference))
+        self._refuse_non_finite(loss, f'training loss is not finite in epoch {self.epoch + 1}, batch {self._batch}')
+        self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=len(batch.reference))
         return loss
 
     def validation_step(self, batch: TrainingBatch, batch_index: int) -> None:
@@ -56,18 +86,50 @@ class PtychoPINNModule(pl.LightningModule):
             loss = supervised_loss(self.generator, batch)
         else:
             loss = pinn_validation_loss(self.generator, batch, self.config.training.likelihood)
-        self._refuse_nonfinite(loss, f'loss on held-out positions is not finite after epoch {self.current_epoch + 1}')
-        self.log(VALIDATION_LOSS, loss, on_step=False, on_epoch=True, batch_size=batch.scored.amplitudes.shape[1])
+        self._refuse_non_finite(loss, f'loss on held-out positions is not finite after epoch {self.epoch + 1}')
+        size = batch.scored.amplitudes.shape[1]
+        self.log(VALIDATION_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=size)
 
-    def _refuse_nonfinite(self, loss: Tensor, what: str) -> None:
+    def _refuse_non_finite(self, loss: Tensor, what: str) -> None:
         if not torch.isfinite(loss):
             raise TrainingError(
                 f'The {what}: the best model so far is kept; lower the learning rate, and look for impossible counts '
                 'among the patterns.'
             )
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Check the gradient of every parameter before it reaches the weights.
+
+        Raises:
+            TrainingError: one is not finite; with float16, only when smaller scales of the loss did not help.
+        """
+        if is_scaling(self.trainer.precision_plugin):
+            return
+        gradients = [(name, one.grad) for name, one in self.named_parameters() if one.grad is not None]
+        largest = torch.stack([gradient.abs().max() for _, gradient in gradients])
+        if torch.isfinite(largest).all():
+            return
+        name = next(name for (name, _), value in zip(gradients, largest.tolist(), strict=True) if not value < torch.inf)
+        raise TrainingError(
+            f'The gradient of "{name}" is not finite in epoch {self.epoch + 1}, batch {self._batch}, although the loss '
+            'is: the best model so far is kept; lower the learning rate or the number of unrolled steps, set '
+            "training.precision to '32', and look for impossible counts among the patterns."
+        )
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of Lightning's many forms
-        """Optimiser and schedule of the configuration; see :mod:`.schedules`."""
+        """Return optimiser and schedule of the configuration, in the state of a stopped run if there is one."""
         optimizer = make_optimizer(self.parameters(), self.config)
-        self.schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
-        return lightning_form(optimizer, self.schedule)
+        steps_per_epoch = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
+        schedule = make_schedule(optimizer, self.config, self.config.training.epochs * steps_per_epoch)
+        if self._resumed is not None:
+            losses = [self._monitor.value(record) for record in self._resumed.history]
+            fast_forward(optimizer, schedule, steps_per_epoch * len(losses), losses)
+            groups = optimizer.state_dict()['param_groups']
+            optimizer.load_state_dict({'state': self._resumed.moments, 'param_groups': groups})
+        if schedule is None:
+            return optimizer
+        if isinstance(schedule, ReduceLROnPlateau):
+            # Not strict: a run that is stopped in its first validation has no monitored loss yet.
+            plateau = {'scheduler': schedule, 'interval': 'epoch', 'monitor': self._monitor.name, 'strict': False}
+            return {'optimizer': optimizer, 'lr_scheduler': plateau}
+        return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}

@@ -1,30 +1,37 @@
 """Lower precision for the convolutions of a network, and for nothing else.
 
-torch's autocast around a whole training step would reach into the physics, which is complex and float32. Here it is
-switched on inside of the outermost convolutional blocks of the generator only: what goes in and what comes out of a
-block stays float32.
+torch's autocast around a whole training step would lower the precision of the physics as well, which is complex and
+float32. Here it is switched on inside the U-Net only: weights, input and output stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import Config
 from ..errors import ConfigurationError
-from ..models.unet import ConvBlock, UNet
+from ..models.unet import UNet
+from .resume import LossScale
 
 DTYPES = {'bf16': torch.bfloat16, '16': torch.float16}
-CONVOLUTIONAL = (UNet, ConvBlock, nn.Conv2d, nn.ConvTranspose2d)
+LEAST_LOSS_SCALE = 1.0
+"""In float16 gradients overflow now and then, and the scale of the loss is halved; below this it is no help."""
+
+
+def set_precision(generator: nn.Module, precision: str) -> None:
+    """Set the precision of the convolutions of ``generator``: '32', 'bf16' or '16'."""
+    for module in generator.modules():
+        if isinstance(module, UNet):
+            module.autocast_dtype = DTYPES.get(precision)
 
 
 def make_precision(config: Config, device: torch.device) -> Precision:
-    """Lightning's side of ``config.training.precision``: a loss scaler for float16, nothing special else.
+    """Return Lightning's plugin for ``config.training.precision``: with a loss scaler for float16, else the default.
 
     Raises:
         ConfigurationError: the device cannot compute in this precision.
@@ -43,34 +50,25 @@ def make_precision(config: Config, device: torch.device) -> Precision:
 
 
 class ScaledPrecision(MixedPrecision):
-    """Lightning's loss scaling without its autocast, which would reach the physics."""
+    """Lightning's loss scaler without its autocast, which would include the physics."""
 
     @contextmanager
     def forward_context(self) -> Generator[None, None, None]:
-        """Nothing: :func:`lower_convolutions` says what is computed in half precision."""
+        """Do nothing: :func:`set_precision` chooses what is computed in half precision."""
         yield
 
 
-def lower_convolutions(generator: nn.Module, config: Config) -> None:
-    """Make the convolutional blocks of ``generator`` compute in ``config.training.precision``.
-
-    Weights stay float32, and so does every tensor outside of the blocks.
-    """
-    dtype = DTYPES.get(config.training.precision)
-    if dtype is None:
-        return
-    for block in _outermost(generator):
-        block.forward = partial(_in_precision, block.forward, dtype)
+def restore_loss_scale(precision: Precision, scale: LossScale | None) -> None:
+    """Set the state of the loss scaler to that of a stopped run."""
+    if scale is not None and isinstance(precision, ScaledPrecision):
+        values = {'scale': scale.scale, '_growth_tracker': scale.growth_tracker}
+        precision.load_state_dict({**precision.state_dict(), **values})
 
 
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, CONVOLUTIONAL):
-            yield child
-        else:
-            yield from _outermost(child)
-
-
-def _in_precision(forward: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, dtype=dtype):
-        return forward(x).float()
+def is_scaling(precision: Precision) -> bool:
+    """Return whether a loss scaler skips the steps with bad gradients by itself, and can still lower its scale."""
+    return (
+        isinstance(precision, ScaledPrecision)
+        and precision.scaler is not None
+        and precision.scaler.get_scale() >= LEAST_LOSS_SCALE
+    )

@@ -1,51 +1,54 @@
-"""The resume state: all that a stopped run needs to go on as if it had never been stopped.
+"""The resume state: what a stopped run needs to continue as if it had not been stopped.
 
-One safetensors file in the run's own output folder, tensors as tensors, everything else as one JSON header; no pickle
-is written or read, and no path or name from the file is followed. It is written after every epoch and when a run
-stops, and removed when a run comes to its end. A state that does not fit the settings, the scans or the installed torch
-is not used.
+One safetensors file in the output folder, tensors as tensors, everything else as one JSON header; no pickle is written
+or read, and no path or name from the file is followed. It is written after every epoch and removed when the run is
+finished. It holds the state after the last finished epoch: what the settings and the history determine (the learning
+rate, early stopping, the random numbers) is not in it. A state that does not fit the settings, the scans or the
+installed torch is not used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
 import torch
+from lightning.pytorch.plugins import Precision
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..config import Config
 from ..data.scan import RawScan
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ModelFileError
 from ..storage.atomic import write_atomically
-from ..storage.model_file import LossEntry
+from ..storage.model_file import MAX_EPOCHS, LossEntry
+from ..storage.tensor_file import open_tensor_file, parse_header, shown
 from ..types import LossRecord
-from .schedules import Schedule, depends_on_length
-from .state import Course, Weights
+from .schedules import depends_on_length
+from .state import TrainingState, Weights, loss_entries
 
 logger = logging.getLogger(__name__)
 
 RESUME_FILE = 'resume.safetensors'
 HEADER_KEY = 'ptychopinn_torch_plugin.resume'
-FORMAT_VERSION = 1
-
-_NUMPY_KEYS = 624
-"""Words of the Mersenne twister."""
+FORMAT_VERSION = 2
 
 FINGERPRINT_PATTERNS = 256
 """Patterns of a scan, evenly spread, that its fingerprint is made of: reading all of a large scan would take long."""
 
-_NO_MATTER = {
+_MODULE = 'module.'
+_BEST = 'best.'
+_OPTIMIZER = 'optimizer.'
+_MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
+"""What AdamW stores for every parameter; the last two are not negative, the last one is a scalar."""
+
+_FREE = {
     'data': set[str](),
     'probe': set[str](),
     'model': set[str](),
@@ -59,20 +62,18 @@ _NO_MATTER = {
         'progress_bar',
         'checkpoint_top_k',
         'logger',
+        'silence_limit',
     },
 }
-"""Sections that a state must agree with, less the settings that may differ: they change how, not what is computed."""
-
-
-_NumpyRandom = tuple[str, npt.NDArray[np.uint32], int, int, float]
+"""Sections in which two runs must agree, less the settings that may differ: they do not change what is computed."""
 
 
 class UnfitStateError(ConfigurationError):
-    """A resume state is not there, cannot be read, or belongs to another run."""
+    """A resume state is not there, cannot be read, or belongs to another run; the message is a part of a sentence."""
 
 
 class Fingerprint(BaseModel):
-    """What a state must have in common with the run that goes on from it."""
+    """What a state must have in common with the run that continues from it."""
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
@@ -82,178 +83,108 @@ class Fingerprint(BaseModel):
 
     @classmethod
     def of(cls, config: Config, scans: Sequence[RawScan]) -> Fingerprint:
-        """The fingerprint of a run."""
+        """Return the fingerprint of a run."""
         settings = {
             f'{section}.{name}': value
             for section, fields in config.model_dump(mode='json').items()
-            if section in _NO_MATTER
+            if section in _FREE
             for name, value in fields.items()
-            if name not in _NO_MATTER[section]
+            if name not in _FREE[section]
         }
         if not depends_on_length(config):
             del settings['training.epochs']
         return cls(settings=settings, scans=tuple(_digest(scan) for scan in scans), torch=torch.__version__)
 
-    def difference(self, wanted: Fingerprint) -> str | None:
-        """Why a state of this fingerprint does not fit ``wanted``, in a few words; None where it does."""
-        for name in sorted(self.settings.keys() | wanted.settings.keys()):
-            before, now = self.settings.get(name), wanted.settings.get(name)
+    def difference(self, other: Fingerprint) -> str | None:
+        """Return in a few words why a state of this fingerprint does not fit ``other``; None where it does."""
+        for name in sorted(self.settings.keys() | other.settings.keys()):
+            before, now = self.settings.get(name), other.settings.get(name)
             if before != now:
-                return f'{name} was {before!r} and is {now!r}'
-        if self.scans != wanted.scans:
+                return f'{shown(name)} was {shown(repr(before))} and is {now!r}'
+        if self.scans != other.scans:
             return 'it belongs to other scans'
-        if self.torch != wanted.torch:
-            return f'it was written under torch {self.torch}, this is {wanted.torch}'
+        if self.torch != other.torch:
+            return f'it was written under torch {shown(self.torch)}, this is {other.torch}'
         return None
+
+
+class LossScale(BaseModel):
+    """State of the loss scaler of float16."""
+
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+
+    scale: float = Field(gt=0.0)
+    growth_tracker: int = Field(ge=0, le=10**9)
 
 
 class ResumeHeader(BaseModel):
     """Everything of a state that is not a tensor."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     fingerprint: Fingerprint
-    epoch: int = Field(ge=0)
-    batch: int = Field(ge=0)
-    loss_sum: float
-    weight_sum: float = Field(ge=0)
-    history: tuple[LossEntry, ...]
-    optimizer_groups: list[dict[str, Any]]
-    schedule: dict[str, Any] | None
-    scaler: dict[str, Any]
-    numpy_random: tuple[int, int, float]
-    checkpoints: dict[int, float]
+    history: tuple[LossEntry, ...] = Field(min_length=1, max_length=MAX_EPOCHS)
+    loss_scale: LossScale | None
 
 
 class ResumeState(NamedTuple):
-    """A state in memory."""
+    """The state after the last finished epoch of a stopped run."""
 
-    header: ResumeHeader
-    tensors: dict[str, Tensor]
-
-    def course(self) -> Course:
-        """Where the run stood."""
-        header = self.header
-        history = [LossRecord(entry.epoch, entry.training, entry.validation) for entry in header.history]
-        best = _under('best.', self.tensors)
-        return Course(header.epoch, header.batch, header.loss_sum, header.weight_sum, history, best or None)
-
-
-class Machinery(NamedTuple):
-    """The moving parts of a run, whose states make it repeatable."""
-
-    trainer: pl.Trainer
-    module: pl.LightningModule
-    schedule: Schedule | None
+    history: tuple[LossRecord, ...]
+    weights: Weights
+    """State of the Lightning module."""
+    best: Weights
+    """That after the best epoch."""
+    moments: Mapping[int, Mapping[str, Tensor]]
+    """State of the optimiser, by the number of the parameter."""
+    loss_scale: LossScale | None
 
 
-def capture(
-    machinery: Machinery, course: Course, fingerprint: Fingerprint, checkpoints: Mapping[int, float]
-) -> ResumeState:
-    """The state after the batch that was finished last; tensors are copied to the CPU."""
-    trainer, module, schedule = machinery
-    optimizer = trainer.optimizers[0].state_dict()
-    _, keys, position, has_gauss, gauss = cast(_NumpyRandom, np.random.get_state(legacy=True))
-    header = ResumeHeader(
-        format_version=FORMAT_VERSION,
-        fingerprint=fingerprint,
-        epoch=course.epoch,
-        batch=course.batch,
-        loss_sum=course.loss_sum,
-        weight_sum=course.weight_sum,
-        history=tuple(
-            LossEntry(epoch=one.epoch, training=one.training, validation=one.validation) for one in course.history
-        ),
-        optimizer_groups=optimizer['param_groups'],
-        schedule=None if schedule is None else schedule.state_dict(),
-        scaler=trainer.precision_plugin.state_dict(),
-        numpy_random=(position, has_gauss, gauss),
-        checkpoints=dict(checkpoints),
-    )
-    moments = {
-        f'{index}.{name}': torch.as_tensor(value)
-        for index, state in optimizer['state'].items()
-        for name, value in state.items()
-    }
-    is_accumulating = course.batch % trainer.accumulate_grad_batches > 0
-    gradients = {name: one.grad for name, one in module.named_parameters() if is_accumulating and one.grad is not None}
-    tensors = {
-        **_over('module.', module.state_dict()),
-        **_over('optimizer.', moments),
-        **_over('gradient.', gradients),
-        **_over('best.', course.best or {}),
-        'random.torch': torch.get_rng_state(),
-        'random.numpy': torch.from_numpy(keys.copy()),
-    }
-    return ResumeState(header, tensors)
-
-
-def restore_module(module: pl.LightningModule, state: ResumeState) -> None:
-    """Put the module alone where it was, for what has to be known before the first batch.
-
-    Raises:
-        UnfitStateError: a tensor is missing or of another shape.
-    """
-    try:
-        module.load_state_dict(_under('module.', state.tensors))
-    except (KeyError, RuntimeError) as error:
-        raise _damaged(error) from error
-
-
-def restore(machinery: Machinery, state: ResumeState) -> None:
-    """Put every moving part where it was.
-
-    Raises:
-        UnfitStateError: a tensor is missing or of another shape.
-    """
-    trainer, module, schedule = machinery
-    header, tensors = state
-    try:
-        # What is learned beside the network came back before the epoch began, and may have had its turn since.
-        weights = {
-            name: value for name, value in _under('module.', tensors).items() if not name.startswith('unknowns.')
-        }
-        module.load_state_dict(weights, strict=False)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under('optimizer.', tensors).items():
-            index, _, key = name.partition('.')
-            moments.setdefault(int(index), {})[key] = tensor
-        optimizer = trainer.optimizers[0]
-        optimizer.load_state_dict({'state': moments, 'param_groups': header.optimizer_groups})
-        for parameter, values in optimizer.state.items():
-            if any(value.ndim and value.shape != parameter.shape for value in values.values()):
-                raise ValueError('a moment of the optimiser has another shape than its parameter')
-        if schedule is not None:
-            if (header.schedule or {}).keys() != schedule.state_dict().keys():
-                raise ValueError('the schedule has other fields')
-            schedule.load_state_dict(header.schedule or {})
-        trainer.precision_plugin.load_state_dict(header.scaler)
-        gradients = _under('gradient.', tensors)
-        for name, parameter in module.named_parameters():
-            parameter.grad = gradients[name].to(parameter.device) if name in gradients else None
-        torch.set_rng_state(tensors['random.torch'])
-        keys = tensors['random.numpy'].numpy().astype(np.uint32)
-        np.random.set_state(('MT19937', keys, *header.numpy_random))
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> UnfitStateError:
-    return UnfitStateError(
-        f'The state in {RESUME_FILE} is damaged ({_first_line(error)}): remove the file, or set training.resume to '
-        "'never'."
-    )
-
-
-def write_state(folder: Path, state: ResumeState) -> None:
+def write_state(
+    folder: Path,
+    fingerprint: Fingerprint,
+    state: TrainingState,
+    weights: Weights,
+    optimizer: Optimizer,
+    precision: Precision,
+) -> None:
     """Write the state into ``folder``; a kill at any moment leaves the old or the new one whole.
+
+    Args:
+        folder: the output folder.
+        fingerprint: that of the run.
+        state: the finished epochs.
+        weights: state of the Lightning module after the last of them.
+        optimizer: after its last step.
+        precision: the plugin; that of float16 has a loss scaler.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    header = json.dumps(state.header.model_dump())
-    write_atomically(folder / RESUME_FILE, save(state.tensors, metadata={HEADER_KEY: header}))
+    scaler = precision.state_dict()
+    header = ResumeHeader(
+        format_version=FORMAT_VERSION,
+        fingerprint=fingerprint,
+        history=loss_entries(state.history),
+        loss_scale=LossScale(scale=scaler['scale'], growth_tracker=scaler['_growth_tracker']) if scaler else None,
+    )
+    moments = {
+        f'{_OPTIMIZER}{number}.{name}': value.detach().cpu()
+        for number, values in optimizer.state_dict()['state'].items()
+        for name, value in values.items()
+    }
+    best = weights if state.best is None else state.best
+    tensors = {
+        **moments,
+        **{_MODULE + name: tensor for name, tensor in weights.items()},
+        # The writer refuses tensors that share memory, as those of an epoch that is the best one do.
+        **{_BEST + name: tensor.clone() for name, tensor in best.items()},
+    }
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {HEADER_KEY: header.model_dump_json()}
+    )
+    write_atomically(folder / RESUME_FILE, content)
 
 
 def remove_state(folder: Path) -> None:
@@ -261,14 +192,14 @@ def remove_state(folder: Path) -> None:
     (folder / RESUME_FILE).unlink(missing_ok=True)
 
 
-def find_state(folder: Path, config: Config, wanted: Fingerprint, module: pl.LightningModule) -> ResumeState | None:
-    """The state to go on from, as ``config.training.resume`` says; why there is none is logged.
+def find_state(folder: Path, config: Config, fingerprint: Fingerprint, module: nn.Module) -> ResumeState | None:
+    """Return the state to continue from, as ``config.training.resume`` says; why there is none is logged.
 
     Args:
-        folder: the run's output folder.
-        config: the run's configuration.
-        wanted: the run's fingerprint.
-        module: the freshly made module that the state must have every tensor of.
+        folder: the output folder.
+        config: the configuration of the run.
+        fingerprint: that of the run.
+        module: the newly made Lightning module, which the state must have every tensor of.
 
     Raises:
         UnfitStateError: the setting is 'must', and there is none that fits.
@@ -277,10 +208,10 @@ def find_state(folder: Path, config: Config, wanted: Fingerprint, module: pl.Lig
     if mode == 'never':
         return None
     try:
-        state = read_state(folder, wanted, module)
-        if state.header.epoch >= config.training.epochs:
+        state = read_state(folder, fingerprint, module)
+        if len(state.history) >= config.training.epochs:
             raise UnfitStateError(
-                f'its {state.header.epoch} epochs are finished, training.epochs = {config.training.epochs}'
+                f'its {len(state.history)} epochs are finished, training.epochs = {config.training.epochs}'
             )
     except UnfitStateError as error:
         if mode == 'must':
@@ -291,62 +222,90 @@ def find_state(folder: Path, config: Config, wanted: Fingerprint, module: pl.Lig
         if (folder / RESUME_FILE).exists():
             logger.warning('Training starts anew, the state of a stopped run does not fit: %s.', error)
         return None
-    logger.info('Going on after epoch %d, batch %d, where the run was stopped.', state.header.epoch, state.header.batch)
+    logger.info('Resuming after epoch %d, the last one that the stopped run finished.', len(state.history))
     return state
 
 
-def read_state(folder: Path, wanted: Fingerprint, module: pl.LightningModule) -> ResumeState:
+def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> ResumeState:
     """Read and check the state in ``folder``.
 
     Raises:
-        UnfitStateError: it is not there, not readable, or does not fit ``wanted`` and ``module``; a few words say why.
+        UnfitStateError: it is not there, not readable, or does not fit ``fingerprint`` and ``module``.
     """
     path = folder / RESUME_FILE
     if path.is_symlink() or not path.is_file():
         raise UnfitStateError(f'there is no {RESUME_FILE}')
     try:
-        with safe_open(path, framework='pt') as file:
-            header = _read_header(file.metadata() or {})
-            difference = header.fingerprint.difference(wanted)
+        with open_tensor_file(path, HEADER_KEY) as (file, text):
+            header = _read_header(parse_header(text, path))
+            difference = header.fingerprint.difference(fingerprint)
             if difference is not None:
                 raise UnfitStateError(difference)
-            # Before any of them is read.
-            _check_shapes({name: file.get_slice(name).get_shape() for name in file.keys()}, header, module)  # noqa: SIM118
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, TypeError) as error:
-        raise UnfitStateError(f'{RESUME_FILE} is damaged ({_first_line(error)})') from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UnfitStateError(f'{RESUME_FILE} is damaged (tensor "{name}" is not finite)')
-    return ResumeState(header, tensors)
+            expected = _declarations(module)
+            found = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if not any(name.startswith(_OPTIMIZER) for name in found):
+                # The loss scaler may skip all steps of the first epochs.
+                expected = {name: one for name, one in expected.items() if not name.startswith(_OPTIMIZER)}
+            differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            if differing:
+                raise _damaged(f'tensor "{shown(differing[0])}" is missing, or not one of this network')
+            tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in found}
+    except (ModelFileError, OSError) as error:
+        raise UnfitStateError(f'{RESUME_FILE} is damaged or not a resume state of this version') from error
+    _check_values(tensors)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _without_prefix(_OPTIMIZER, tensors).items():
+        number, _, moment = name.partition('.')
+        moments.setdefault(int(number), {})[moment] = tensor
+    return ResumeState(
+        tuple(LossRecord(entry.epoch, entry.training, entry.validation) for entry in header.history),
+        _without_prefix(_MODULE, tensors),
+        _without_prefix(_BEST, tensors),
+        moments,
+        header.loss_scale,
+    )
 
 
-def _check_shapes(shapes: Mapping[str, Sequence[int]], header: ResumeHeader, module: pl.LightningModule) -> None:
-    """Raise unless these are the tensors of a state of ``module``, no more and no less."""
-    state = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    needed: dict[str, Sequence[int]] = {f'module.{name}': shape for name, shape in state.items()}
-    needed |= {'random.torch': list(torch.get_rng_state().shape), 'random.numpy': [_NUMPY_KEYS]}
-    if header.history:
-        needed |= {f'best.{name}': shape for name, shape in state.items()}
-    parameters = {name: list(one.shape) for name, one in module.named_parameters()}
-    possible = {f'gradient.{name}': shape for name, shape in parameters.items()} | needed
-    for name, shape in shapes.items():
-        is_moment = name.startswith('optimizer.') and (not shape or list(shape) in parameters.values())
-        if not is_moment and list(shape) != possible.get(name):
-            raise UnfitStateError(f'{RESUME_FILE} is damaged (tensor "{name}" is not one of this network)')
-    for name in needed.keys() - shapes.keys():
-        raise UnfitStateError(f'{RESUME_FILE} is damaged (tensor "{name}" is missing)')
-
-
-def _read_header(metadata: Mapping[str, str]) -> ResumeHeader:
+def _read_header(tree: object) -> ResumeHeader:
     try:
-        return ResumeHeader.model_validate(json.loads(metadata[HEADER_KEY]))
-    except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        raise UnfitStateError(f'{RESUME_FILE} has no readable header') from error
+        header = ResumeHeader.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = '.'.join(str(part) for part in first['loc'])
-        raise UnfitStateError(f'the header of {RESUME_FILE} cannot be used ({where}: {first["msg"]})') from error
+        where = shown('.'.join(str(part) for part in first['loc']))
+        raise _damaged(f'its header, {where}: {first["msg"]}') from error
+    if [entry.epoch for entry in header.history] != list(range(1, len(header.history) + 1)):
+        raise _damaged('its header, history: the epochs are not 1, 2, 3 and so on')
+    if len({entry.validation is None for entry in header.history}) > 1:
+        raise _damaged('its header, history: some epochs have a validation loss, others have none')
+    return header
+
+
+def _declarations(module: nn.Module) -> dict[str, tuple[str, list[int]]]:
+    """Return dtype and shape of every tensor of a state of ``module``, in the terms of the file format."""
+    names = {torch.float32: 'F32', torch.float64: 'F64'}
+    declared = {name: (names[one.dtype], list(one.shape)) for name, one in module.state_dict().items()}
+    moments = {
+        f'{_OPTIMIZER}{number}.{name}': ('F32', [] if name == 'step' else list(parameter.shape))
+        for number, parameter in enumerate(module.parameters())
+        for name in _MOMENTS
+    }
+    return moments | {prefix + name: one for prefix in (_MODULE, _BEST) for name, one in declared.items()}
+
+
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise _damaged(f'tensor "{name}" is not finite')
+        if name.startswith(_OPTIMIZER) and not name.endswith(_MOMENTS[0]) and bool((tensor < 0).any()):
+            raise _damaged(f'tensor "{name}" has negative values')
+
+
+def _damaged(reason: str) -> UnfitStateError:
+    return UnfitStateError(f'{RESUME_FILE} is damaged ({reason})')
+
+
+def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
 
 
 def _digest(scan: RawScan) -> str:
@@ -356,17 +315,3 @@ def _digest(scan: RawScan) -> str:
         digest.update(f'{array.dtype.str}{array.shape}'.encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _over(prefix: str, tensors: Weights) -> dict[str, Tensor]:
-    # Copied: the file's writer refuses tensors that share memory, and the run goes on with its own.
-    return {prefix + name: one.detach().cpu().clone().contiguous() for name, one in tensors.items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)

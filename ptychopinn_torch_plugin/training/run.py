@@ -1,4 +1,4 @@
-"""Train a model on scans: the one training loop of the package."""
+"""Train a model on scans: the one training loop of the package, run by Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
-from lightning.pytorch.plugins import Precision
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..config import Config
@@ -22,62 +24,42 @@ from ..data.scan import RawScan
 from ..data.subsampling import select_subsample
 from ..data.tensors import ScanTensors, initial_state
 from ..engines.devices import select_device, use_threads
-from ..errors import ConfigurationError, InputError, TrainingError
+from ..errors import InputError, TrainingError
 from ..observer import Observer, SilentObserver
-from ..storage.model_file import (
-    BACKEND,
-    FORMAT_VERSION,
-    MODEL_FILE,
-    LossEntry,
-    ModelHeader,
-    TrainedModel,
-    load_model,
-    package_versions,
-    save_model,
-)
-from ..types import LossRecord, ReconstructionState
+from ..storage.model_file import load_model
 from .batches import TrainingScan
-from .calibration import Unknowns, UnknownsCallback, first_probe, learns_unknowns
-from .callbacks import CourseCallback, EpochCallback, GradientCallback, LoaderCallback, RestoreCallback
-from .checkpoints import Checkpoints
-from .data import PtychoPINNDataModule, trained_scans
-from .loggers import Ending, Image, open_log
+from .calibration import Calibration, is_calibrated, predict
+from .callbacks import ProgressCallback, SignalCallback, early_stopping
+from .checkpoint import CheckpointWriter
+from .data import PtychoPINNDataModule
+from .loggers import make_logger, mark_stopped
 from .module import PtychoPINNModule
-from .precision import make_precision
-from .preview import draw_scan
-from .resume import Fingerprint, Machinery, capture, find_state, remove_state, restore, restore_module, write_state
-from .state import Course, Judge, Weights
+from .precision import make_precision, restore_loss_scale
+from .preview import grey_picture
+from .resume import Fingerprint, find_state
+from .state import Monitor, TrainingState
 
 logger = logging.getLogger(__name__)
 
-_QUIET = (
-    '.*does not have many workers.*',
-    '.*IterableDataset. has `__len__` defined.*',
-    '.*isinstance.treespec, LeafSpec.*',
-    # Batches that a resumed epoch skips are None, and take no step of the optimiser.
-    '.*yielded None.*',
-    '.*Detected call of .lr_scheduler.step.*',
-    # SequentialLR steps its parts by number.
-    '.*epoch parameter in .scheduler.step.*',
-    '.*does not have a deterministic implementation.*',
-)
+_MUTED = ('.*isinstance.treespec, LeafSpec.*', '.*does not have a deterministic implementation.*')
 """Warnings of Lightning and torch that a user can do nothing about."""
 
 
 def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observer: Observer | None = None) -> Path:
     """Train on ``scans`` and write the model, the log and, until the run is finished, its resume state.
 
-    The files, all in ``output_folder``: ``model.safetensors``, the best model so far by the judging loss (on held-out
+    The files, all in ``output_folder``: ``model.safetensors``, the best model so far by the monitored loss (on held-out
     positions, if there are any); ``checkpoints``, those of the best epochs, if asked for; the log of
     ``config.execution.logger``; ``resume.safetensors``. All of an epoch is on disk before its losses are reported.
-    When the observer asks to stop, the batch under way is finished and everything stays; the next run on the same
-    folder goes on from there, as ``config.training.resume`` says, and hears of the earlier epochs first.
+    When the observer asks to stop, the batch under way is finished and everything stays; the next run in the same
+    folder continues after the last finished epoch, as ``config.training.resume`` says, and reports the earlier epochs
+    first.
 
     Args:
         scans: one or more validated scans; one model learns from all of them.
         config: the configuration tree; the seed makes a run on a CPU repeatable to the last bit.
         output_folder: where the files go; made if absent.
-        observer: hears of progress and losses, and may ask to stop.
+        observer: receives progress and losses, and may ask to stop.
 
     Returns:
         The path of the model file.
@@ -95,178 +77,100 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
     if config.model.model_type == 'supervised':
         for scan in scans:
             _refuse_flat(scan)
-    observer = observer or SilentObserver()
     use_threads(config.training.threads)
     scans = [
         prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
         for scan in scans
     ]
     with _algorithms(deterministic=config.execution.deterministic):
-        run = _Run(scans, config, output_folder, observer)
-        run.perform()
-    logger.info('The model is in %s.', run.model_path)
-    return run.model_path
+        model_path = _train(scans, config, output_folder, observer or SilentObserver())
+    logger.info('The model is in %s.', model_path)
+    return model_path
 
 
-class _Run:
-    """One training, from the scans to the files; it is the keeper of its own callback."""
+def _train(scans: Sequence[RawScan], config: Config, folder: Path, observer: Observer) -> Path:
+    device = select_device(config.training.accelerator)
+    precision = make_precision(config, device)
+    pl.seed_everything(config.training.seed, workers=True, verbose=False)
+    calibrated = is_calibrated(config)
+    batches_device = torch.device('cpu') if config.execution.workers else device
+    training_scans = [_training_scan(scan, config, batches_device) for scan in scans]
+    data = PtychoPINNDataModule(training_scans, config, observer.should_stop)
+    monitor = Monitor.of(config, has_validation=data.has_validation)
+    module = PtychoPINNModule(config, monitor, Calibration(training_scans, config, observer) if calibrated else None)
 
-    def __init__(self, scans: Sequence[RawScan], config: Config, folder: Path, observer: Observer) -> None:
-        self._scans = scans
-        self._config = config
-        self._folder = folder
-        self._observer = observer
-        self.model_path = folder / MODEL_FILE
-        self._device = select_device(config.training.accelerator)
-        precision = make_precision(config, self._device)
-        pl.seed_everything(config.training.seed, workers=True, verbose=False)
-        loads_apart = config.execution.workers > 0
-        if loads_apart and learns_unknowns(config):
-            raise ConfigurationError(
-                f'execution.workers = {config.execution.workers}: loader processes do not hear of a probe, positions '
-                'or a scale that are learned with the network; set it to 0, or switch "Learn the probe" off.'
-            )
-        device = torch.device('cpu') if loads_apart else self._device
-        self._training_scans = [_training_scan(scan, device, config) for scan in scans]
-        self._data = PtychoPINNDataModule(self._training_scans, config, observer.should_stop)
-        self._judge = Judge.of(config, has_validation=len(self._data.validation) > 0)
-        self._module = PtychoPINNModule(config)
-        self._unknowns = Unknowns(self._training_scans, config) if learns_unknowns(config) else None
-        if self._unknowns is not None:
-            self._module.add_module('unknowns', self._unknowns)
-        self._fingerprint = Fingerprint.of(config, scans)
-        self._state = find_state(folder, config, self._fingerprint, self._module)
-        if self._state is not None and self._unknowns is not None:
-            # The unknowns of an epoch come from the network before it: both are wanted before the first batch.
-            restore_module(self._module, self._state)
-        self._course = Course() if self._state is None else self._state.course()
-        kept = None if self._state is None else self._state.header.checkpoints
-        self._checkpoints = Checkpoints(folder, config.execution.checkpoint_top_k, kept)
-        self._loader = LoaderCallback()
-        self._is_paused = False
-        self._trainer = _trainer(
-            config, folder, self._callbacks(), precision, validation_batches=len(self._data.validation)
-        )
-        # Last: whatever refuses a run has done so before a log is begun.
-        self._log = open_log(folder, config, [scan.name for scan in scans], self._course.history)
+    state = TrainingState()
+    resumed = find_state(folder, config, Fingerprint.of(config, scans), module)
+    if resumed is not None:
+        state = TrainingState(list(resumed.history), resumed.best)
+        module.resume(resumed)
+        data.resume(state.epoch)
+        restore_loss_scale(precision, resumed.loss_scale)
 
-    def perform(self) -> None:
-        """Train, and leave what the end of the run calls for."""
-        ending: Ending = 'failed'
+    def draw(model_path: Path) -> npt.NDArray[np.uint8]:
+        first = training_scans[0] if batches_device == device else _training_scan(scans[0], config, device)
+        generator = load_model(model_path).build().to(device)
+        return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
+
+    probe = training_scans[0].state.probe.cpu().numpy()
+    writer = CheckpointWriter(folder, config, scans, probe, monitor, state, observer, draw)
+    signals = SignalCallback()
+    callbacks = [ProgressCallback(observer, config.training.epochs), signals, writer]
+    environment = LightningEnvironment()
+    environment.set_global_rank(0)  # loggers write nothing where a cluster has given this process another rank
+    # Last: whatever refuses a run has done so before a log is begun.
+    log = make_logger(folder, config, [scan.name for scan in scans])
+    trainer = pl.Trainer(
+        accelerator={'cuda': 'gpu'}.get(config.training.accelerator, config.training.accelerator),
+        devices=config.training.devices,
+        # Not the environment of a cluster: Lightning would requeue the job and load pickled checkpoints.
+        plugins=[precision, environment],
+        max_epochs=config.training.epochs - state.epoch,
+        accumulate_grad_batches=config.training.accumulate,
+        gradient_clip_val=config.training.gradient_clip or None,
+        limit_val_batches=1.0 if data.has_validation else 0,
+        callbacks=[*early_stopping(config, monitor, state), *callbacks],
+        num_sanity_val_steps=0,
+        logger=log or False,
+        log_every_n_steps=1,
+        enable_progress_bar=config.execution.progress_bar,
+        enable_model_summary=False,
+        # In a SLURM job Lightning would load a pickled checkpoint from here: a folder that does not exist.
+        default_root_dir=folder / f'none-{uuid4().hex}',
+    )
+    _log_plan(scans, config, data, device)
+    _fit(trainer, module, data, signals, observer)
+    if log is not None and not state.is_finished:
+        mark_stopped(log)
+    return writer.model_path
+
+
+def _fit(
+    trainer: pl.Trainer,
+    module: PtychoPINNModule,
+    data: PtychoPINNDataModule,
+    signals: SignalCallback,
+    observer: Observer,
+) -> None:
+    with warnings.catch_warnings():
+        for message in _MUTED:
+            warnings.filterwarnings('ignore', message=message)
         try:
-            _log_plan(self._scans, self._config, self._data, self._device)
-            self._begin()
-            self._fit()
-            self._end()
-            ending = 'finished' if self._course.is_finished else 'stopped'
+            trainer.fit(module, datamodule=data)
+        except SIGTERMException:
+            # Lightning turns a SIGTERM into this error while it starts; a run that was asked to stop ends in order.
+            if not observer.should_stop():
+                raise
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A dead process either fails to send its batch, or is found dead while the batch is waited for.
+            if module.config.execution.workers == 0 or not _is_of_a_loader(error):
+                raise
+            raise TrainingError(
+                f'A loader process died ({error}): the best model so far is kept; set execution.workers to 0, or '
+                'free some memory.'
+            ) from error
         finally:
-            self._log.close(ending)
-
-    def end_epoch(self, course: Course, weights: Weights, record: LossRecord) -> None:
-        """Keep what the epoch has brought; the model comes first."""
-        self._save(self.model_path, course.best or weights)
-        self._checkpoints.offer(
-            record.epoch, self._judge.rank(record), lambda path: self._save(path, weights, history=course.history)
-        )
-        if not course.is_finished:
-            self._write_state()
-        self._log.losses(record)
-
-    def _callbacks(self) -> list[pl.Callback]:
-        training = self._data.training
-        course = CourseCallback(
-            self._course,
-            self._judge,
-            self._observer,
-            self,
-            batches=len(training),
-            patience=self._config.training.early_stop_patience,
-        )
-        callbacks: list[pl.Callback] = [EpochCallback(training), GradientCallback(self._course), course]
-        if self._unknowns is not None:
-            resumed = self._course.epoch if self._course.batch else None
-            callbacks.append(UnknownsCallback(self._unknowns, self._observer, self._pause, resumed))
-        if self._config.execution.workers:
-            callbacks.append(self._loader)
-        if self._state is not None:
-            callbacks.append(RestoreCallback(self._restore, self._course.batch))
-        return callbacks
-
-    def _begin(self) -> None:
-        """Go to where the run was stopped, if it was, and tell of the epochs before."""
-        if self._course.best is not None:
-            self._save(self.model_path, self._course.best)
-        for record in self._course.history:
-            self._observer.on_losses(record.epoch, record.training, record.validation)
-        self._data.training.skip(self._course.epoch, self._course.batch)
-        progress: Any = self._trainer.fit_loop.epoch_progress.current
-        progress.processed = progress.completed = self._course.epoch
-
-    def _fit(self) -> None:
-        with warnings.catch_warnings():
-            for message in _QUIET:
-                warnings.filterwarnings('ignore', message=message)
-            try:
-                self._trainer.fit(self._module, datamodule=self._data)
-            except SIGTERMException:
-                # Lightning turns SIGTERM into this error; for a run that was asked to stop it is the orderly end.
-                if not self._observer.should_stop():
-                    raise
-            except (RuntimeError, ConnectionError, EOFError) as error:
-                # A dead process either fails to hand its batch over, or is found dead while the batch is waited for.
-                if self._config.execution.workers == 0 or not _is_of_a_loader(error):
-                    raise
-                raise TrainingError(
-                    f'A loader process died ({error}): the best model so far is kept; set execution.workers to 0, or '
-                    'free some memory.'
-                ) from error
-            finally:
-                self._loader.restore()
-
-    def _end(self) -> None:
-        """Write what only the end of the run can: a model if no epoch came to its end, the state, the log's results."""
-        if self._course.best is None:
-            self._save(self.model_path, self._module.state_dict())
-        if self._course.is_finished:
-            remove_state(self._folder)
-        elif not self._is_paused:
-            self._write_state()
-        picture = self._picture() if self._log.wants_picture and self._course.is_finished else None
-        self._log.result(self.model_path, picture)
-
-    def _picture(self) -> Image:
-        first = self._training_scans[0]
-        if first.tensors.device != self._device:
-            first = _training_scan(self._scans[0], self._device, self._config)
-        generator = load_model(self.model_path).build().to(self._device)
-        return draw_scan(first, generator, self._config)
-
-    def _machinery(self, trainer: pl.Trainer) -> Machinery:
-        return Machinery(trainer, self._module, self._module.schedule)
-
-    def _restore(self, trainer: pl.Trainer) -> None:
-        if self._state is not None:
-            restore(self._machinery(trainer), self._state)
-            self._state = None
-
-    def _pause(self, epoch: int) -> None:
-        """Have ``epoch`` not begin: without the solver's turn the network would learn from other numbers.
-
-        The state is kept here, because Lightning moves its schedule along with the batches that come as None. Where
-        the run has just gone on and restored nothing yet, the state on disk is still the right one.
-        """
-        if self._state is None:
-            self._write_state()
-        self._is_paused = True
-        self._data.training.skip(epoch, len(self._data.training))
-
-    def _write_state(self) -> None:
-        machinery = self._machinery(self._trainer)
-        write_state(self._folder, capture(machinery, self._course, self._fingerprint, self._checkpoints.ranks))
-
-    def _save(self, path: Path, weights: Weights, *, history: Sequence[LossRecord] | None = None) -> None:
-        history = self._course.history if history is None else history
-        save_model(path, _trained_model(self._config, self._scans, self._training_scans[0].state, weights, history))
+            signals.restore()
 
 
 def _is_of_a_loader(error: Exception) -> bool:
@@ -295,7 +199,7 @@ def _algorithms(*, deterministic: bool) -> Iterator[None]:
         memory.fill_uninitialized_memory = before[2]
 
 
-def _training_scan(scan: RawScan, device: torch.device, config: Config) -> TrainingScan:
+def _training_scan(scan: RawScan, config: Config, device: torch.device) -> TrainingScan:
     tensors = ScanTensors(scan, device)
     return TrainingScan(tensors, initial_state(tensors, scale=config.probe.scale))
 
@@ -308,33 +212,6 @@ def _refuse_flat(scan: RawScan) -> None:
         )
 
 
-def _trainer(
-    config: Config,
-    output_folder: Path,
-    callbacks: list[pl.Callback],
-    precision: Precision,
-    *,
-    validation_batches: int,
-) -> pl.Trainer:
-    settings = config.training
-    return pl.Trainer(
-        accelerator={'cuda': 'gpu'}.get(settings.accelerator, settings.accelerator),
-        devices=settings.devices,
-        plugins=[precision],
-        max_epochs=settings.epochs,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.gradient_clip or None,
-        limit_val_batches=validation_batches,
-        callbacks=callbacks,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=config.execution.progress_bar,
-        enable_model_summary=False,
-        default_root_dir=output_folder,
-    )
-
-
 def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModule, device: torch.device) -> None:
     smallest = min(scan.size for scan in scans)
     if smallest < config.data.group_size:
@@ -344,36 +221,10 @@ def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModu
             config.data.group_size,
         )
     logger.info(
-        'Training on %s (%d positions) with %s: %d epochs of %d steps.',
+        'Training on %s (%d positions) with %s: %d epochs of %d batches.',
         ', '.join(scan.name for scan in scans),
         sum(scan.size for scan in scans),
         device,
         config.training.epochs,
-        len(data.training),
+        data.batches_per_epoch,
     )
-
-
-def _trained_model(
-    config: Config,
-    scans: Sequence[RawScan],
-    first: ReconstructionState,
-    weights: Weights,
-    history: Sequence[LossRecord],
-) -> TrainedModel:
-    """The model file's content for the module's state ``weights``."""
-    prefix = 'generator.'
-    network = {name.removeprefix(prefix): one.cpu().numpy() for name, one in weights.items() if name.startswith(prefix)}
-    learned = first_probe(weights)
-    probe = (first.probe if learned is None else learned).cpu().numpy()
-    header = ModelHeader(
-        format_version=FORMAT_VERSION,
-        backend=BACKEND,
-        config=config,
-        history=tuple(
-            LossEntry(epoch=record.epoch, training=record.training, validation=record.validation) for record in history
-        ),
-        photons_per_frame=float(np.sum(np.abs(probe) ** 2)),
-        scans=tuple(scan.name for scan in trained_scans(scans, config)),
-        versions=package_versions(),
-    )
-    return TrainedModel(header, network, probe)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    ExponentialLR,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from ..config import Config
 
@@ -29,32 +22,32 @@ WARMUP_START = 0.04
 """Rate at the start of the warm-up, relative to its end; that of the one-cycle schedule."""
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 5
-"""Epochs without a better judging loss after which the rate is halved."""
+"""Epochs without a better monitored loss after which the rate is halved."""
 
 
 def make_optimizer(parameters: Iterable[Any], config: Config) -> Optimizer:
-    """AdamW (I. Loshchilov & F. Hutter, arXiv:1711.05101) at the largest rate of the schedule.
+    """Return AdamW (I. Loshchilov & F. Hutter, arXiv:1711.05101) at the largest rate of the schedule.
 
     Args:
-        parameters: parameters, or groups of them as torch knows them; a group's own ``lr`` wins.
+        parameters: parameters, or groups of them as torch defines them; a group's own ``lr`` wins.
         config: its ``training.learning_rate`` is used.
     """
     return torch.optim.AdamW(parameters, lr=config.training.learning_rate)
 
 
 def make_schedule(optimizer: Optimizer, config: Config, steps: int) -> Schedule | None:
-    """The schedule that ``config.training.scheduler`` names, for a run of ``steps`` optimiser steps.
+    """Return the schedule that ``config.training.scheduler`` names, for a run of ``steps`` optimiser steps.
 
     ``one-cycle`` (L. N. Smith & N. Topin, arXiv:1708.07120), ``exponential`` and ``warmup-cosine`` (I. Loshchilov &
-    F. Hutter, arXiv:1608.03983) are to be stepped after every optimiser step, ``plateau`` with the judging loss of
-    every epoch. Every group of the optimiser goes through it from its own rate.
+    F. Hutter, arXiv:1608.03983) are stepped after every optimiser step, ``plateau`` after every epoch with its
+    monitored loss. Every group of the optimiser follows the schedule from its own rate.
 
     Returns:
         None for ``constant``.
     """
     makers: dict[str, Callable[[Optimizer, int], Schedule | None]] = {
         'one-cycle': _one_cycle,
-        'exponential': _exponential,
+        'exponential': lambda optimizer, steps: ExponentialLR(optimizer, gamma=EXPONENTIAL_END ** (1 / steps)),
         'warmup-cosine': _warmup_cosine,
         'constant': lambda optimizer, steps: None,
         'plateau': lambda optimizer, steps: ReduceLROnPlateau(
@@ -65,19 +58,26 @@ def make_schedule(optimizer: Optimizer, config: Config, steps: int) -> Schedule 
 
 
 def depends_on_length(config: Config) -> bool:
-    """Whether the schedule is another one for another number of epochs."""
+    """Return whether the schedule depends on the number of epochs."""
     return config.training.scheduler not in ('constant', 'plateau')
 
 
-def lightning_form(optimizer: Optimizer, schedule: Schedule | None) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: Lightning steps what follows the optimiser's steps.
+def fast_forward(optimizer: Optimizer, schedule: Schedule | None, steps: int, losses: Iterable[float]) -> None:
+    """Set the rates to those after the epochs of a stopped run; a schedule has no other state.
 
-    A plateau is left out: :class:`~.callbacks.CourseCallback` steps it, so that the state written at the end of an
-    epoch holds it.
+    Args:
+        optimizer: newly made.
+        schedule: its schedule, newly made.
+        steps: optimiser steps of the run.
+        losses: monitored loss of each of its epochs.
     """
-    if schedule is None or isinstance(schedule, ReduceLROnPlateau):
-        return {'optimizer': optimizer}
-    return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+    if isinstance(schedule, ReduceLROnPlateau):
+        for loss in losses:
+            schedule.step(loss)
+    elif schedule is not None:
+        optimizer.step()  # no effect without gradients; torch warns about a schedule that is stepped first
+        for _ in range(steps):
+            schedule.step()
 
 
 def _one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -88,17 +88,13 @@ def _one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
     return OneCycleLR(optimizer, max_lr=rates, total_steps=total, pct_start=rise)
 
 
-def _exponential(optimizer: Optimizer, steps: int) -> LRScheduler:
-    return ExponentialLR(optimizer, gamma=EXPONENTIAL_END ** (1 / steps))
-
-
 def _warmup_cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
     warm = max(1, round(WARMUP_SHARE * steps))
-    return SequentialLR(
-        optimizer,
-        [
-            LinearLR(optimizer, start_factor=WARMUP_START, total_iters=warm),
-            CosineAnnealingLR(optimizer, T_max=max(1, steps - warm)),
-        ],
-        milestones=[warm],
-    )
+    fall = max(1, steps - warm)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return WARMUP_START + (1 - WARMUP_START) * step / warm
+        return (1 + math.cos(math.pi * (step - warm) / fall)) / 2
+
+    return LambdaLR(optimizer, factor)

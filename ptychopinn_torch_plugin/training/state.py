@@ -1,88 +1,87 @@
-"""Where a training run stands: what is counted, judged and remembered from batch to batch."""
+"""The state of a training run between two epochs, and the loss that says which epoch is best."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigurationError
+from ..storage.model_file import LossEntry
 from ..types import LossRecord
+
+TRAINING_LOSS = 'loss'
+VALIDATION_LOSS = 'validation_loss'
 
 Weights = Mapping[str, Tensor]
 """A copy of the state of the Lightning module on the CPU, by the names of its ``state_dict``."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Which loss says how good an epoch is; a rank is that loss with the sign that makes the smallest one best."""
+class Monitor:
+    """The loss that compares epochs."""
 
-    by_validation: bool
-    largest_is_best: bool
+    name: str
+    """``loss`` or ``validation_loss``."""
+    mode: str
+    """``min`` or ``max``: which value is best."""
 
     @classmethod
-    def of(cls, config: Config, *, has_validation: bool) -> Judge:
-        """The judge that ``config.execution`` asks for.
+    def of(cls, config: Config, *, has_validation: bool) -> Monitor:
+        """Return the monitor that ``config.execution`` names.
 
         Raises:
-            ConfigurationError: the validation loss is asked for and no position is held out.
+            ConfigurationError: it names the validation loss and no position is held out.
         """
-        monitor = config.execution.checkpoint_monitor
-        if monitor == 'validation_loss' and not has_validation:
+        name: str = config.execution.checkpoint_monitor
+        if name == VALIDATION_LOSS and not has_validation:
             raise ConfigurationError(
                 "execution.checkpoint_monitor = 'validation_loss': no position is held out, so there is no such loss; "
                 "choose 'auto' or 'loss', or a larger data.validation_fraction."
             )
-        return cls(has_validation and monitor != 'loss', config.execution.checkpoint_mode == 'max')
+        if name == 'auto':
+            name = VALIDATION_LOSS if has_validation else TRAINING_LOSS
+        return cls(name, config.execution.checkpoint_mode)
 
-    def loss(self, record: LossRecord) -> float:
-        """The judging loss of an epoch."""
-        return record.validation if self.by_validation and record.validation is not None else record.training
+    def value(self, record: LossRecord) -> float:
+        """Return the monitored loss of an epoch."""
+        return record.validation if self.name == VALIDATION_LOSS and record.validation is not None else record.training
 
     def rank(self, record: LossRecord) -> float:
-        """The rank of an epoch, the smallest is best."""
-        return -self.loss(record) if self.largest_is_best else self.loss(record)
+        """Return the monitored loss with the sign that makes the smallest one best."""
+        return -self.value(record) if self.mode == 'max' else self.value(record)
 
 
 @dataclass
-class Course:
-    """Where a run stands."""
+class TrainingState:
+    """The finished epochs of a run."""
 
-    epoch: int = 0
-    """Epochs that are finished and judged."""
-    batch: int = 0
-    """Batches of the epoch under way that are finished."""
-    loss_sum: float = 0.0
-    """Losses of these batches, each times its weight."""
-    weight_sum: float = 0.0
     history: list[LossRecord] = field(default_factory=list)
     best: Weights | None = None
-    """Weights of the best epoch so far; None before the first one is judged."""
+    """Weights of the best epoch; None before the first one is finished."""
     is_finished: bool = False
-    """Whether the run came to its own end: all epochs, or patience lost."""
+    """Whether the run came to its own end: all epochs, or early stopping."""
 
-    def add(self, loss: float, weight: int) -> None:
-        """A batch is finished."""
-        self.batch += 1
-        self.loss_sum += loss * weight
-        self.weight_sum += weight
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
 
-    def end_epoch(self, validation: float | None) -> LossRecord:
-        """The epoch under way is finished: enter it in the history."""
-        record = LossRecord(self.epoch + 1, self.loss_sum / max(self.weight_sum, 1.0), validation)
+    def add(self, record: LossRecord, weights: Weights, monitor: Monitor) -> None:
+        """Add a finished epoch; its ``weights`` are kept if it is better than all before it."""
+        if monitor.rank(record) < min((monitor.rank(one) for one in self.history), default=math.inf):
+            self.best = weights
         self.history.append(record)
-        self.epoch += 1
-        self.batch, self.loss_sum, self.weight_sum = 0, 0.0, 0.0
-        return record
 
-    def is_best(self, judge: Judge) -> bool:
-        """Whether the last epoch is better than all before it."""
-        return judge.rank(self.history[-1]) < min((judge.rank(one) for one in self.history[:-1]), default=math.inf)
-
-    def epochs_since_best(self, judge: Judge) -> int:
-        """Epochs after the best one."""
-        ranks = [judge.rank(record) for record in self.history]
+    def epochs_since_best(self, monitor: Monitor) -> int:
+        """Return the number of epochs after the best one."""
+        ranks = [monitor.rank(record) for record in self.history]
         return len(ranks) - 1 - ranks.index(min(ranks))
+
+
+def loss_entries(history: Iterable[LossRecord]) -> tuple[LossEntry, ...]:
+    """Return the losses as they are written into the header of a file."""
+    return tuple(LossEntry(epoch=one.epoch, training=one.training, validation=one.validation) for one in history)

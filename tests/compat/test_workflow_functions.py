@@ -566,28 +566,10 @@ def test_a_given_scale_reaches_training_and_reconstruction(small_scan: Known, st
         assert np.allclose(probe, 20.0 * scan.probe, rtol=1e-3, atol=1e-3)
 
 
-# Subsamples and order
+# Subsamples
 
 
 def test_a_subsample_is_trained_on(small_scan: Known, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         workflows.train_cdi_model_torch(small_scan[0], None, changed(data={'subsample': 20}))
     assert '(20 positions)' in caplog.text
-
-
-def test_sequential_anchors_go_through_the_scan_from_epoch_to_epoch(small_scan: Known) -> None:
-    import torch
-
-    from ptychopinn_torch_plugin.config import DataConfig
-    from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
-    from ptychopinn_torch_plugin.training.batches import TrainingBatches, TrainingScan
-
-    tensors = ScanTensors(small_scan[0], torch.device('cpu'))
-    config = DataConfig(group_size=1, neighbor_count=0, groups_per_epoch=6, sequential_sampling=True)
-    scan = TrainingScan(tensors, initial_state(tensors))
-    batches = TrainingBatches([scan], [np.arange(10)], config, batch_size=6, seed=0)
-    anchors = []
-    for epoch in (0, 1):
-        batches.epoch = epoch
-        anchors.append(batches.groups(0, np.random.default_rng(0))[:, 0].tolist())
-    assert anchors == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 0, 1]]

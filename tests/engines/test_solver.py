@@ -17,6 +17,7 @@ from ptychopinn_torch_plugin.engines.optimizers import PositionOptimizer
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.engines.solver import Solver, likelihood_for
 from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.physics.forward import power, simulate
 from ptychopinn_torch_plugin.physics.probe_modes import add_modes, orthogonalise
 from ptychopinn_torch_plugin.types import Reconstruction
 from tests.engines.test_pipeline import inner
@@ -139,6 +140,20 @@ def test_the_poisson_deviance_with_intensities_decreases_without_restarts() -> N
     assert sum(later > earlier * (1 + 1e-4) for earlier, later in pairwise(deviances)) <= 3
     assert deviances[-1] == pytest.approx(min(deviances), rel=1e-3)
     assert deviances[-1] > 0
+
+
+def test_the_photons_are_returned_to_the_probe_without_changing_the_patterns() -> None:
+    """The scale between probe and object is free; what the refined probe gives back, the object takes."""
+    tensors = ScanTensors(make_scan()[0], torch.device('cpu'))
+    start = initial_state(tensors)
+    start = replace(start, probe=start.probe * 0.8)
+    everything = np.arange(tensors.size)
+    config = RefinementConfig(refine_epochs=15, probe_start=0, refine_positions=False)
+    refined = Solver(tensors, start, config, tensors.size).run(lambda epoch, deviance: False)
+    assert float(power(refined.probe).sum()) == pytest.approx(float(power(start.probe).sum()), rel=1e-4)
+    batch = tensors.batch(refined, everything)
+    expected = simulate(refined.object_array[None], batch.probes, batch.patch_origins).expected.sum()
+    assert float(expected) == pytest.approx(float(batch.amplitudes.square().sum()), rel=0.02)
 
 
 def test_bright_patterns_count_more_than_dim_ones() -> None:

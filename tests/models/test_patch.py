@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ptychopinn_torch_plugin.config import Config, ModelConfig, parse_config
+from ptychopinn_torch_plugin.data.grouping import draw_groups
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.network import Predictor, steps_of, windows_of
@@ -18,7 +19,7 @@ from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.physics.forward import amplitude_update
 from ptychopinn_torch_plugin.physics.probe import illumination
-from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingBatches, TrainingScan
+from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingScan, make_batch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.types import ReconstructionState
 from tests.helpers.scans import make_scan, phase_and_scale_free_error
@@ -45,11 +46,8 @@ def made(**model: object) -> PatchGenerator:
 def groups(scan: RawScan, count: int = 3) -> TrainingBatch:
     config = patch_config().data
     tensors = ScanTensors(scan, CPU)
-    training = TrainingScan(tensors, initial_state(tensors))
-    batches = TrainingBatches([training], [torch.arange(scan.size).numpy()], config, count, 0)
-    batch = next(iter(batches))
-    assert batch is not None
-    return batch
+    drawn = draw_groups(scan.positions, config.group_size, config.neighbor_count, rng=np.random.default_rng(0))
+    return make_batch(TrainingScan(tensors, initial_state(tensors)), drawn[:count])
 
 
 def measurement(batch: TrainingBatch) -> Measurement:

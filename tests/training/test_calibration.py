@@ -20,7 +20,7 @@ from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingScan
-from ptychopinn_torch_plugin.training.calibration import Unknowns, learn
+from ptychopinn_torch_plugin.training.calibration import Calibration, calibrate
 from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import ReconstructionState
 from tests.helpers.scans import make_scan
@@ -72,7 +72,7 @@ def test_wrong_positions_are_found_and_do_not_drift_together() -> None:
     scan, _ = make_scan(rows=9)
     errors = np.random.default_rng(3).uniform(-0.8, 0.8, scan.positions.shape)
     moved = in_training(replace(scan, positions=scan.positions + errors))
-    state = learn(moved.tensors, moved.state, None, small(positions_trainable=True), SilentObserver())
+    state = calibrate(moved, None, small(positions_trainable=True), SilentObserver())
     found = state.positions.numpy()
     left = found - scan.positions
     before, after = (np.std(one - one.mean(axis=0)) for one in (errors, left))
@@ -81,7 +81,7 @@ def test_wrong_positions_are_found_and_do_not_drift_together() -> None:
     assert np.abs(displacement.mean(axis=0)).max() < 1e-3
 
 
-def test_a_later_turn_begins_from_the_object_of_the_network() -> None:
+def test_a_later_calibration_starts_from_the_object_of_the_network() -> None:
     scan, _ = make_scan(rows=9)
     config = small(probe_trainable=True)
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_a_later_turn_begins_from_the_object_of_the_network() -> None:
     wrong = in_training(curved(scan, 150.0))
     overlaps = [overlap(wrong.state.probe.numpy(), scan.probe)]
     for _ in range(4):
-        wrong.state = learn(wrong.tensors, wrong.state, generator, config, SilentObserver())
+        wrong.state = calibrate(wrong, generator, config, SilentObserver())
         overlaps.append(overlap(wrong.state.probe.numpy(), scan.probe))
     assert overlaps[-1] > 0.95
     assert overlaps[1] > overlaps[0]
@@ -112,20 +112,19 @@ def test_the_photon_scale_is_that_of_the_network(monkeypatch: pytest.MonkeyPatch
         return replace(whole(self), probe=wrong.probe)
 
     monkeypatch.setattr(Predictor, 'predict', predict)
-    found = learn(tensors, wrong, generator, config, SilentObserver())
+    found = calibrate(TrainingScan(tensors, wrong), generator, config, SilentObserver())
     assert float(found.probe.abs().square().sum() / right.probe.abs().square().sum()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_what_was_learned_is_part_of_the_state_and_comes_back_with_it() -> None:
+def test_a_calibration_is_part_of_the_state_and_is_restored_with_it() -> None:
     scan, _ = make_scan()
     config = small(probe_trainable=True, positions_trainable=True)
-    first = in_training(scan)
-    learned = Unknowns([first], config)
-    learned.learn(None, SilentObserver())
-    values = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
-    second = in_training(scan)
-    parent = torch.nn.ModuleDict({'unknowns': Unknowns([second], config)})
-    parent.load_state_dict({f'unknowns.{name}': tensor for name, tensor in values.items()})
+    first, second = in_training(scan), in_training(scan)
+    calibration = Calibration([first], config, SilentObserver())
+    assert calibration.run(None)
+    restored = Calibration([second], config, SilentObserver())
+    restored.load_state_dict({name: tensor.clone() for name, tensor in calibration.state_dict().items()})
+    restored.restore()
     assert not np.array_equal(second.state.positions.numpy(), scan.positions)
     assert torch.equal(second.state.probe, first.state.probe)
     assert torch.equal(second.state.positions, first.state.positions)
@@ -210,14 +209,6 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     resumed = load_model(train([scan], config, copy))
     assert np.array_equal(resumed.probe, whole.probe)
     assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
-
-
-def test_loader_processes_that_live_on_are_refused(tmp_path: Path) -> None:
-    scan, _ = make_scan()
-    tree = small(probe_trainable=True).model_dump()
-    tree['execution'] |= {'workers': 1, 'persistent_workers': True}
-    with pytest.raises(ConfigurationError, match='persistent_workers'):
-        train([scan], parse_config(tree), tmp_path)
 
 
 def holding_out(fraction: float = 0.05) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptychopinn_torch_plugin.errors import MissingDependencyError
+from ptychopinn_torch_plugin.errors import MissingDependencyError, OutputError
 from ptychopinn_torch_plugin.training.preview import encode_png, grey_picture
 from ptychopinn_torch_plugin.training.run import train
 from tests.helpers.scans import make_scan
@@ -31,6 +32,16 @@ def test_csv_holds_the_epochs_before_a_stop_too(tmp_path: Path) -> None:
     assert [line.split(',')[0] for line in lines[1:]] == ['1', '2', '3']
 
 
+def test_a_log_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    """Opening a named pipe to write would wait for a reader."""
+    (tmp_path / 'training_log').mkdir()
+    os.mkfifo(tmp_path / 'training_log' / 'metrics.csv')
+    recorder = Recorder()
+    with pytest.raises(OutputError, match=r'metrics.csv is not a regular file.*remove it'):
+        train([make_scan()[0]], small(), tmp_path, recorder)
+    assert not recorder.progress
+
+
 def test_tensorboard_holds_losses_and_picture(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
@@ -47,6 +58,7 @@ def test_tensorboard_holds_losses_and_picture(tmp_path: Path) -> None:
         assert points == [(record[0], pytest.approx(record[place], rel=1e-6)) for record in recorder.losses]
     (image,) = events.Images('reconstruction')
     assert image.encoded_image_string.startswith(b'\x89PNG')
+    assert 'training.learning_rate' in (tmp_path / 'training_log' / 'hparams.yaml').read_text()
     assert (image.height, image.width) == picture_shape()
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ptychopinn_torch_plugin.config import DataConfig
+from ptychopinn_torch_plugin.data.grouping import draw_groups
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.models.base import Generator, Measurement
 from ptychopinn_torch_plugin.physics.forward import Simulation, simulate
 from ptychopinn_torch_plugin.physics.noise_models import DEVIANCES
 from ptychopinn_torch_plugin.training import losses as objective
-from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingBatches, TrainingScan
+from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingScan, make_batch
 from ptychopinn_torch_plugin.training.losses import discounted_mean, pinn_training_loss, supervised_loss
 from tests.helpers.scans import make_scan
 
@@ -44,11 +45,8 @@ class Scripted(Generator):
 def batch_of(*, known_object: bool = False) -> TrainingBatch:
     scan, _ = make_scan(known_object=known_object)
     tensors = ScanTensors(scan, torch.device('cpu'))
-    config = DataConfig(group_size=4, neighbor_count=6)
-    training_scan = TrainingScan(tensors, initial_state(tensors))
-    batch = next(iter(TrainingBatches([training_scan], [torch.arange(scan.size).numpy()], config, 2, 0)))
-    assert batch is not None
-    return batch
+    groups = draw_groups(scan.positions, 4, 6, rng=np.random.default_rng(0))[:2]
+    return make_batch(TrainingScan(tensors, initial_state(tensors)), groups)
 
 
 @pytest.mark.parametrize('likelihood', sorted(DEVIANCES))

@@ -1,21 +1,23 @@
-"""Stop and resume. A stopped run goes on as if it had never been stopped, or says why it starts anew."""
+"""Stop and resume: a stopped run continues to the same bits, or says why it starts anew."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -72,18 +74,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[tuple[i
 
 
 @pytest.mark.parametrize(
-    ('where', 'first'),
+    ('where', 'first', 'finished'),
     [
-        ('in the middle of the first epoch', Recorder(stop_after=1)),
-        ('in the middle of an epoch', Recorder(stop_after=BATCHES + 2)),
-        ('after the last batch of an epoch', Recorder(stop_after=2 * BATCHES)),
-        ('after the first batch of an epoch', Recorder(stop_after=BATCHES + 1)),
-        ('in the validation', ValidationStopper()),
+        ('in the middle of the first epoch', Recorder(stop_after=1), 0),
+        ('in the middle of an epoch', Recorder(stop_after=BATCHES + 2), 1),
+        ('in the validation', ValidationStopper(), 1),
     ],
 )
 def test_resumed_equals_uninterrupted(
     where: str,
     first: Recorder,
+    finished: int,
     whole: tuple[bytes, list[tuple[int, float, float | None]]],
     tmp_path: Path,
     ledger: Ledger,
@@ -91,40 +92,39 @@ def test_resumed_equals_uninterrupted(
     scan, _ = make_scan()
     stopped = train([scan], config_of(), tmp_path, first)
     assert load_model(stopped).build()
-    assert len(first.progress) < EPOCHS * BATCHES
+    assert len(first.losses) == finished
+    assert (tmp_path / RESUME_FILE).exists() == (finished > 0)
     torch.manual_seed(99)  # whatever else the process has drawn
-    np.random.seed(99)
     second = Recorder()
     model = train([scan], config_of(), tmp_path, second)
     content, losses = whole
     assert second.losses == losses
     assert model.read_bytes() == content
-    assert second.progress[0][0] in {len(first.progress) + 1, len(first.progress)}
-    assert len(first.progress) + len(second.progress) == EPOCHS * BATCHES
+    assert second.progress[0] == (finished * BATCHES + 1, EPOCHS * BATCHES)
     assert not (tmp_path / RESUME_FILE).exists()
-    ledger.record(f'Stop {where}', 'Going on after epoch …, batch …, where the run was stopped.', 'model, state')
+    ledger.record(
+        f'Stop {where}', 'Resuming after epoch …, the last one that the stopped run finished.', 'model, state'
+    )
 
 
 @pytest.mark.parametrize(
     'training',
     [
-        {'accumulate': 3},
-        {'scheduler': 'constant'},
-        {'scheduler': 'exponential'},
-        {'scheduler': 'warmup-cosine'},
-        {'scheduler': 'plateau'},
-        {'precision': '16', 'epochs': 2},
-        {'execution': {'workers': 2, 'persistent_workers': True, 'checkpoint_top_k': 2}, 'epochs': 2},
+        {'accumulate': 3, 'scheduler': 'exponential'},
+        {'scheduler': 'plateau', 'early_stop_patience': 2},
+        {'precision': '16', 'scheduler': 'warmup-cosine'},
+        {'execution': {'workers': 2, 'persistent_workers': True, 'checkpoint_top_k': 2}, 'scheduler': 'constant'},
     ],
     ids=lambda training: '-'.join(str(value) for value in training.values() if not isinstance(value, dict)),
 )
-def test_every_moving_part_is_in_the_state(
+def test_a_resumed_run_repeats_every_setting(
     training: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The validation loss of this short run does not always improve: the plateau halves its rate."""
     monkeypatch.setattr('ptychopinn_torch_plugin.training.schedules.PLATEAU_PATIENCE', 0)
     scan, _ = make_scan()
-    config = config_of(**training)
-    whole, parts = Recorder(), Recorder(stop_after=BATCHES + 2)
+    config = config_of(**training, learning_rate=0.02)
+    whole, parts = Recorder(), Recorder(stop_after=2 * BATCHES + 1)
     expected = train([scan], config, tmp_path / 'whole', whole)
     train([scan], config, tmp_path / 'parts', parts)
     resumed = Recorder()
@@ -135,21 +135,74 @@ def test_every_moving_part_is_in_the_state(
         assert (tmp_path / 'parts' / 'checkpoints' / path.name).read_bytes() == path.read_bytes()
 
 
-def start(folder: Path, pause_s: float) -> subprocess.Popen[str]:
-    """Train in a process of its own."""
-    command = [sys.executable, '-m', 'tests.training.train_here', str(folder), str(pause_s)]
+@pytest.fixture
+def validation(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[float]], None]:
+    """Replace the loss of every coming validation (of one window each) by given numbers."""
+
+    def replace_losses(losses: Sequence[float]) -> None:
+        coming = iter(losses)
+        monkeypatch.setattr(
+            'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(coming))
+        )
+
+    return replace_losses
+
+
+def one_window(**training: object) -> Config:
+    return small(training={'epochs': 4} | training, data={'validation_fraction': 0.02})
+
+
+def test_the_best_weights_of_a_stopped_run_are_kept(
+    validation: Callable[[Sequence[float]], None], tmp_path: Path
+) -> None:
+    """The first epoch is the best one; what comes after the resume is worse, and does not replace it."""
+    scan, _ = make_scan()
+    validation([1.0, 3.0])
+    best = load_model(train([scan], one_window(), tmp_path, Recorder(stop_after=5))).weights
+    (tmp_path / 'model.safetensors').unlink()  # the state alone is enough
+    validation([4.0, 2.0])
+    model = load_model(train([scan], one_window(), tmp_path))
+    assert [record.validation for record in model.losses] == [1.0, 3.0, 4.0, 2.0]
+    assert all(np.array_equal(model.weights[name], best[name]) for name in best)
+
+
+def test_early_stopping_counts_the_epochs_before_the_stop(
+    validation: Callable[[Sequence[float]], None], tmp_path: Path
+) -> None:
+    scan, _ = make_scan()
+    validation([1.0, 3.0])
+    train([scan], one_window(early_stop_patience=2), tmp_path, Recorder(stop_after=5))
+    validation([2.0])
+    recorder = Recorder()
+    train([scan], one_window(early_stop_patience=2), tmp_path, recorder)
+    assert [loss for _, _, loss in recorder.losses] == [1.0, 3.0, 2.0]
+    assert not (tmp_path / RESUME_FILE).exists()
+
+
+def test_losses_are_reported_when_model_and_state_are_on_disk(tmp_path: Path) -> None:
+    class Reader(Recorder):
+        def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+            super().on_losses(epoch, training, validation)
+            records = load_model(tmp_path / 'model.safetensors').losses
+            assert (records[-1].epoch, records[-1].training, records[-1].validation) == self.losses[-1]
+            rows = (tmp_path / 'training_log' / 'metrics.csv').read_text().splitlines()
+            assert rows[-1].startswith(f'{epoch},')
+            with safe_open(tmp_path / RESUME_FILE, framework='pt') as file:
+                assert len(json.loads(file.metadata()[HEADER_KEY])['history']) == epoch
+
+    reader = Reader(stop_after=2 * BATCHES + 1)
+    train([make_scan()[0]], config_of(), tmp_path, reader)
+    assert len(reader.losses) == 2
+
+
+def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """Train in a process of its own, up to the first batch of the second epoch."""
+    command = [sys.executable, '-m', 'tests.training.train_here', str(folder), str(BATCHES + 1)]
     root = Path(__file__).parents[2]
-    environment = os.environ | {'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
-
-
-def lines_until(process: subprocess.Popen[str], last: str) -> Iterator[str]:
-    """What the process says, up to the line ``last``."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield line.strip()
-        if line.strip() == last:
-            return
+    environment = os.environ | {'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'} | variables
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env=environment
+    )
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -180,39 +233,66 @@ def test_a_signal_finishes_the_batch_and_keeps_all(
     took = time.monotonic() - asked[0]
     assert took < 10
     assert [record.epoch for record in load_model(model).losses] == [1]
-    second = Recorder()
-    assert train([scan], config_of(), tmp_path, second).read_bytes() == whole[0]
-    assert second.progress[0][0] == BATCHES + 3
+    assert signal.getsignal(number) is before
+    assert train([scan], config_of(), tmp_path).read_bytes() == whole[0]
     ledger.record(
         f'{number.name} in training', 'The model is in ….', 'the best model, and the state to go on from', took
     )
 
 
-def test_a_kill_loses_the_epoch_under_way_at_most(
+def test_a_kill_loses_the_epoch_under_way_and_a_job_of_a_cluster_is_no_exception(
     whole: tuple[bytes, list[tuple[int, float, float | None]]], tmp_path: Path, ledger: Ledger
 ) -> None:
-    process = start(tmp_path, pause_s=0.2)
-    list(lines_until(process, f'batch {BATCHES + 2}'))
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert load_model(tmp_path / 'model.safetensors').build()
-    second = Recorder()
-    model = train([make_scan()[0]], config_of(), tmp_path, second)
-    assert second.losses == whole[1]
-    assert second.progress[0][0] == BATCHES + 1
-    assert model.read_bytes() == whole[0]
-    ledger.record('SIGKILL in training', '(nothing)', 'the best model, and the state of the last epoch')
+    """In a SLURM job nothing is requeued, and no pickle is written or read; ``sbatch --signal`` sends SIGUSR1."""
+    calls, scontrol = tmp_path / 'calls', tmp_path / 'bin' / 'scontrol'
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    scontrol.chmod(0o755)
+    slurm = {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '1', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0', 'SLURM_NODEID': '0'}
+    slurm['PATH'] = f'{scontrol.parent}:{os.environ["PATH"]}'
+    (tmp_path / 'job').mkdir()
+    hostile = tmp_path / 'job' / 'hpc_ckpt_1.ckpt'
+    hostile.write_bytes(pickle.dumps({'epoch': 2, 'global_step': 8, 'state_dict': {}, 'loops': {}}))
+    planted = hostile.read_bytes()
+    killed = {signal.SIGKILL: start(tmp_path / 'killed'), signal.SIGUSR1: start(tmp_path / 'job', **slurm)}
+    for (number, process), name in zip(killed.items(), ('killed', 'job'), strict=True):
+        assert process.stdout is not None
+        assert any(line == f'batch {BATCHES + 1}\n' for line in process.stdout)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == -number
+        assert load_model(tmp_path / name / 'model.safetensors').build()
+        second = Recorder()
+        model = train([make_scan()[0]], config_of(), tmp_path / name, second)
+        assert second.losses == whole[1]
+        assert second.progress[0][0] == BATCHES + 1
+        assert model.read_bytes() == whole[0]
+        ledger.record(f'{number.name} in training', '(nothing)', 'the best model, and the state of the last epoch')
+    assert not calls.exists()
+    assert hostile.read_bytes() == planted
+    assert list(tmp_path.rglob('*.ckpt')) == [hostile]
 
 
-def test_two_fresh_processes_make_the_same_bits(
-    whole: tuple[bytes, list[tuple[int, float, float | None]]], tmp_path: Path
+@pytest.mark.parametrize(
+    'variables',
+    [
+        {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '4', 'SLURM_PROCID': '2'},
+        {'LSB_JOBID': '7', 'LSB_DJOB_RANKFILE': '/nowhere', 'JSM_NAMESPACE_LOCAL_RANK': '0'}
+        | {'JSM_NAMESPACE_SIZE': '2', 'JSM_NAMESPACE_RANK': '1'},
+    ],
+    ids=['SLURM', 'LSF'],
+)
+def test_variables_of_a_cluster_change_nothing(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processes = [start(tmp_path / name, pause_s=0.0) for name in ('a', 'b')]
-    said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-    assert said[0] == said[1]
-    assert said[0][-1].startswith('object ') and said[0][-2].startswith('model ')
-    assert (tmp_path / 'a' / 'model.safetensors').read_bytes() == whole[0]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    # Lightning takes its rank from the environment when it is imported.
+    monkeypatch.setattr(rank_zero_only, 'rank', int(variables.get('SLURM_PROCID', 1)))
+    recorder = Recorder()
+    train([make_scan()[0]], small(training={'epochs': 1}), tmp_path, recorder)
+    assert len(recorder.losses) == 1
+    assert len((tmp_path / 'training_log' / 'metrics.csv').read_text().splitlines()) == 2
 
 
 def test_must_resume_says_what_is_wrong(tmp_path: Path, ledger: Ledger) -> None:
@@ -220,7 +300,7 @@ def test_must_resume_says_what_is_wrong(tmp_path: Path, ledger: Ledger) -> None:
     with pytest.raises(ConfigurationError, match=r"resume = 'must'.*there is no resume.safetensors.*'auto'") as caught:
         train([scan], config_of(resume='must'), tmp_path, Recorder())
     ledger.record('Resume = must, and no state', str(caught.value), 'nothing was there')
-    train([scan], config_of(), tmp_path, Recorder(stop_after=1))
+    train([scan], config_of(), tmp_path, Recorder(stop_after=BATCHES + 1))
     assert (tmp_path / RESUME_FILE).is_file()
     with pytest.raises(ConfigurationError, match='training.learning_rate was 0.003 and is 0.001'):
         train([scan], config_of(resume='must', learning_rate=1e-3), tmp_path, Recorder())
@@ -228,7 +308,7 @@ def test_must_resume_says_what_is_wrong(tmp_path: Path, ledger: Ledger) -> None:
         train([replace(scan, positions=scan.positions + 0.5)], config_of(resume='must'), tmp_path, Recorder())
     recorder = Recorder()
     train([scan], config_of(resume='must'), tmp_path, recorder)
-    assert recorder.progress[0][0] == 2
+    assert recorder.progress[0][0] == BATCHES + 1
 
 
 @pytest.mark.parametrize(
@@ -257,84 +337,109 @@ def test_more_epochs_go_on_where_the_schedule_allows(tmp_path: Path) -> None:
     recorder = Recorder()
     train([scan], config_of(scheduler='constant', epochs=4), tmp_path, recorder)
     assert [epoch for epoch, _, _ in recorder.losses] == [1, 2, 3, 4]
-    assert recorder.progress[0] == (BATCHES + 2, 4 * BATCHES)
+    assert recorder.progress[0] == (BATCHES + 1, 4 * BATCHES)
     train([scan], config_of(scheduler='constant'), tmp_path, Recorder(stop_after=2 * BATCHES + 1))
     with pytest.raises(ConfigurationError, match='its 2 epochs are finished, training.epochs = 2'):
         train([scan], config_of(scheduler='constant', epochs=2, resume='must'), tmp_path, Recorder())
 
 
 def spoilt(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The state in ``path``, broken in every way that somebody might think of."""
+    """Yield the state in ``path``, damaged in many ways."""
     content = path.read_bytes()
     yield 'empty', b''
     yield 'cut in the header', content[:500]
     yield 'cut in the tensors', content[:-100]
     yield 'a pickle', pickle.dumps({'epoch': 1})
     yield 'a header of 1 EB', (2**60).to_bytes(8, 'little') + content[8:]
+    yield 'random bytes', np.random.default_rng(0).bytes(len(content))
+    yield 'bytes that are no UTF-8', content.replace(b'fingerprint', b'\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff')
     with safe_open(path, framework='pt') as file:
         header = json.loads(file.metadata()[HEADER_KEY])
     tensors = load_file(path)
+    (entry,) = header['history']
+    texts: dict[str, str | None] = {'no header': None, 'a header that is no JSON': '{', 'a list': '[]', 'a number': '1'}
+    texts |= {
+        'a deeply nested header': '[' * 100_000,
+        'a key given twice': json.dumps(header)[:-1] + ', "format_version": 2}',
+        'a large number': json.dumps(header).replace('"training": ', '"training": 1' + '0' * 5000),
+    }
+    for fault, change in {
+        'the version before': {'format_version': FORMAT_VERSION - 1},
+        'a version that is a text': {'format_version': 'two'},
+        'an unknown field': {'run': 'rm -rf'},
+        'no history': {'history': []},
+        'a history that starts at 9': {'history': [entry | {'epoch': 9}]},
+        'an epoch twice': {'history': [entry, entry]},
+        'a negative epoch': {'history': [entry | {'epoch': -1}]},
+        'a loss that is a text': {'history': [entry | {'training': 'low'}]},
+        'a loss that is infinite': {'history': [entry | {'training': math.inf}]},
+        'a loss that is not a number': {'history': [entry | {'training': math.nan}]},
+        'a validation loss in one epoch only': {'history': [entry, {'epoch': 2, 'training': 1.0}]},
+        'a fingerprint that is a text': {'fingerprint': 'mine'},
+        'settings that are a list': {'fingerprint': header['fingerprint'] | {'settings': []}},
+        'a loss scale of zero': {'loss_scale': {'scale': 0.0, 'growth_tracker': 0}},
+        'a loss scale that is infinite': {'loss_scale': {'scale': math.inf, 'growth_tracker': 0}},
+    }.items():
+        texts[fault] = json.dumps(header | change)
     name = next(name for name in tensors if name.startswith('module.generator'))
-    whole = json.dumps(header)
-    for fault, changed, text in (
-        ('no header', tensors, None),
-        ('a header that is no JSON', tensors, '{'),
-        ('a deeply nested header', tensors, '[' * 100_000),
-        ('another version', tensors, json.dumps(header | {'format_version': FORMAT_VERSION + 1})),
-        ('an unknown field', tensors, json.dumps(header | {'run': 'rm -rf'})),
-        ('a negative epoch', tensors, json.dumps(header | {'epoch': -1})),
-        ('a missing tensor', {key: value for key, value in tensors.items() if key != name}, whole),
-        ('a tensor of another network', tensors | {'module.other': torch.zeros(3)}, whole),
-        ('a tensor of another shape', tensors | {name: torch.zeros(3)}, whole),
-        ('a tensor that is not finite', tensors | {name: tensors[name] * torch.nan}, whole),
-    ):
-        other = path.with_name('other')
-        save_file(changed, other, metadata={} if text is None else {HEADER_KEY: text})
+    changes: dict[str, dict[str, Tensor]] = {
+        'a tensor of another network': {'module.other': torch.zeros(3)},
+        'a tensor of another shape': {name: torch.zeros(3)},
+        'a tensor of another type': {name: tensors[name].double()},
+        'a tensor that is not finite': {name: tensors[name] * torch.nan},
+        'a moment of no parameter': {'optimizer.9999.exp_avg': torch.zeros(())},
+        'a moment without a number': {'optimizer.first.exp_avg': torch.zeros(())},
+        'an unknown moment': {'optimizer.0.speed': torch.zeros(())},
+        'a negative second moment': {'optimizer.0.exp_avg_sq': tensors['optimizer.0.exp_avg_sq'] - 1},
+        'a negative step': {'optimizer.0.step': torch.tensor(-1.0)},
+    }
+    other = path.with_name('other')
+    for missing in (name, 'optimizer.0.step', name.replace('module.', 'best.')):
+        save_file(
+            {key: tensor for key, tensor in tensors.items() if key != missing}, other, {HEADER_KEY: json.dumps(header)}
+        )
+        yield f'{missing} is missing', other.read_bytes()
+    for fault, change in changes.items():
+        save_file(tensors | change, other, {HEADER_KEY: json.dumps(header)})
         yield fault, other.read_bytes()
-        other.unlink()
+    for fault, text in texts.items():
+        save_file(tensors, other, {} if text is None else {HEADER_KEY: text})
+        yield fault, other.read_bytes()
 
 
-def test_a_state_that_is_damaged_or_hostile_is_not_used(
+def test_a_state_that_is_damaged_is_refused_in_one_sentence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ledger: Ledger
 ) -> None:
     scan, _ = make_scan()
     train([scan], config_of(), tmp_path / 'good', Recorder(stop_after=BATCHES + 1))
+    config, folder = config_of(resume='must'), tmp_path / 'damaged'
+    folder.mkdir()
     tried = 0
     for fault, content in spoilt(tmp_path / 'good' / RESUME_FILE):
-        folder = tmp_path / str(tried)
-        folder.mkdir()
         (folder / RESUME_FILE).write_bytes(content)
-        caplog.clear()
-        recorder = Recorder(stop_after=1)
-        train([scan], config_of(), folder, recorder)
-        assert recorder.progress[0][0] == 1, fault
-        (said,) = (record.message for record in caplog.records if 'starts anew' in record.message)
-        assert RESUME_FILE in said, fault
+        with pytest.raises(ConfigurationError, match=f"resume = 'must'.*{RESUME_FILE}") as caught:
+            train([scan], config, folder, Recorder(stop_after=1))
+        said = str(caught.value)
+        assert '\n' not in said and len(said) < 700, fault
         tried += 1
         if fault in ('cut in the tensors', 'a pickle'):
             ledger.record(f'A resume state: {fault}', said, 'training starts anew')
+    assert tried > 30
     ledger.count(tried, 'resume states')
+    recorder = Recorder(stop_after=1)
+    train([scan], config_of(), folder, recorder)
+    assert recorder.progress[0][0] == 1
+    assert 'starts anew' in caplog.text
 
 
 def test_a_link_to_another_state_is_not_followed(tmp_path: Path) -> None:
     scan, _ = make_scan()
-    train([scan], config_of(), tmp_path / 'other', Recorder(stop_after=1))
+    train([scan], config_of(), tmp_path / 'other', Recorder(stop_after=BATCHES + 1))
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own' / RESUME_FILE).symlink_to(tmp_path / 'other' / RESUME_FILE)
     recorder = Recorder(stop_after=1)
     train([scan], config_of(), tmp_path / 'own', recorder)
     assert recorder.progress[0][0] == 1
-
-
-def test_a_schedule_of_another_kind_is_refused_late_but_clearly(tmp_path: Path) -> None:
-    scan, _ = make_scan()
-    train([scan], config_of(), tmp_path, Recorder(stop_after=1))
-    path = tmp_path / RESUME_FILE
-    with safe_open(path, framework='pt') as file:
-        header = json.loads(file.metadata()[HEADER_KEY])
-    save_file(load_file(path), path, metadata={HEADER_KEY: json.dumps(header | {'schedule': {'step': 1}})})
-    with pytest.raises(ConfigurationError, match='damaged.*schedule.*remove the file'):
-        train([scan], config_of(), tmp_path, Recorder())
 
 
 @pytest.mark.parametrize('what', ['loss', 'gradient'])

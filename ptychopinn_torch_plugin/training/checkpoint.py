@@ -1,0 +1,167 @@
+"""The checkpoint writer: the files that every epoch leaves, all of them safetensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch.callbacks import Checkpoint
+
+from ..config import Config
+from ..data.scan import RawScan
+from ..observer import Observer
+from ..storage.model_file import (
+    BACKEND,
+    FORMAT_VERSION,
+    MODEL_FILE,
+    MODEL_SUFFIX,
+    WEIGHTS_PREFIX,
+    ModelHeader,
+    TrainedModel,
+    package_versions,
+    save_model,
+)
+from ..types import LossRecord
+from .calibration import calibrated_probe
+from .data import trained_scans
+from .loggers import log_result, named_losses, shows_pictures
+from .resume import Fingerprint, remove_state, write_state
+from .state import TRAINING_LOSS, VALIDATION_LOSS, Monitor, TrainingState, Weights, loss_entries
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FOLDER = 'checkpoints'
+_EPOCH_FILE = 'epoch-{:06d}' + MODEL_SUFFIX
+
+
+class CheckpointWriter(Checkpoint):
+    """Writes the model, the models of the best epochs, the resume state and the log; then reports the losses.
+
+    Lightning calls callbacks of this base class last, after early stopping.
+
+    Args:
+        folder: the output folder.
+        config: the configuration tree.
+        scans: the scans.
+        probe: probe of the first scan as it is without a calibration, ``(M, H, W)`` complex64.
+        monitor: the loss that compares epochs.
+        state: the finished epochs; new ones are added.
+        observer: receives the losses, and may stop the run.
+        draw: draws the first scan with the network of a model file, for a log with pictures.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        scans: Sequence[RawScan],
+        probe: npt.NDArray[np.complex64],
+        monitor: Monitor,
+        state: TrainingState,
+        observer: Observer,
+        draw: Callable[[Path], npt.NDArray[np.uint8]],
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._scans = scans
+        self._probe = probe
+        self._monitor = monitor
+        self._state = state
+        self._observer = observer
+        self._draw = draw
+        self._fingerprint = Fingerprint.of(config, scans)
+
+    @property
+    def model_path(self) -> Path:
+        """The file of the best model."""
+        return self._folder / MODEL_FILE
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the best model of a stopped run, log and report its epochs."""
+        if self._state.best is not None:
+            self._save(self.model_path, self._state.best)
+        for record in self._state.history:
+            self._report(trainer, record)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the epoch gave, the model first, then report it; an epoch that was cut short does not count."""
+        if self._observer.should_stop():
+            trainer.should_stop = True
+            return
+        metrics, state = trainer.callback_metrics, self._state
+        validation = float(metrics[VALIDATION_LOSS]) if VALIDATION_LOSS in metrics else None
+        record = LossRecord(state.epoch + 1, float(metrics[TRAINING_LOSS]), validation)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+        state.add(record, weights, self._monitor)
+        # Only early stopping has set this here.
+        state.is_finished = trainer.should_stop or state.epoch == self._config.training.epochs
+        self._save(self.model_path, weights if state.best is None else state.best)
+        self._keep_best_epochs(weights)
+        if not state.is_finished:
+            optimizer, precision = trainer.optimizers[0], trainer.precision_plugin
+            write_state(self._folder, self._fingerprint, state, weights, optimizer, precision)
+        logger.info('Epoch %d of %d: %s.', record.epoch, self._config.training.epochs, _in_words(record))
+        self._report(trainer, record, learning_rate=trainer.optimizers[0].param_groups[0]['lr'])
+        if trainer.should_stop:
+            epochs = self._config.training.early_stop_patience
+            logger.info('No better epoch for %d epochs: training ends here.', epochs)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write a model if no epoch was finished; remove the resume state of a finished run; log the result."""
+        if self._state.best is None:
+            self._save(self.model_path, pl_module.state_dict())
+        if self._state.is_finished:
+            remove_state(self._folder)
+        for log in trainer.loggers:
+            has_picture = shows_pictures(log) and self._state.is_finished
+            log_result(log, self._folder, self.model_path, self._draw(self.model_path) if has_picture else None)
+
+    def _report(self, trainer: pl.Trainer, record: LossRecord, **rates: float) -> None:
+        for log in trainer.loggers:
+            log.log_metrics(named_losses(record) | rates, step=record.epoch)
+            log.save()
+        self._observer.on_losses(record.epoch, record.training, record.validation)
+
+    def _keep_best_epochs(self, weights: Weights) -> None:
+        """Write the model of the last epoch if it is one of the best; remove the files of all others."""
+        count = self._config.execution.checkpoint_top_k
+        if count == 0:
+            return
+        folder = self._folder / CHECKPOINT_FOLDER
+        best = sorted(self._state.history, key=self._monitor.rank)[:count]
+        kept = {folder / _EPOCH_FILE.format(record.epoch) for record in best}
+        last = folder / _EPOCH_FILE.format(self._state.epoch)
+        if last in kept:
+            self._save(last, weights)
+        for path in folder.glob(f'epoch-*{MODEL_SUFFIX}'):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _save(self, path: Path, weights: Weights) -> None:
+        """Write the model of the module's state ``weights``."""
+        network = {
+            name.removeprefix(WEIGHTS_PREFIX): tensor.cpu().numpy()
+            for name, tensor in weights.items()
+            if name.startswith(WEIGHTS_PREFIX)
+        }
+        calibrated = calibrated_probe(weights)
+        probe = self._probe if calibrated is None else calibrated.cpu().numpy()
+        header = ModelHeader(
+            format_version=FORMAT_VERSION,
+            backend=BACKEND,
+            config=self._config,
+            history=loss_entries(self._state.history),
+            photons_per_frame=float(np.sum(np.abs(probe) ** 2)),
+            scans=tuple(scan.name for scan in trained_scans(self._scans, self._config)),
+            versions=package_versions(),
+        )
+        save_model(path, TrainedModel(header, network, probe))
+
+
+def _in_words(record: LossRecord) -> str:
+    validation = '' if record.validation is None else f', on held-out positions {record.validation:.4f}'
+    return f'loss {record.training:.4f}{validation}'
