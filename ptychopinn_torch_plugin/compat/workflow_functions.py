@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..data.io.output import write_arrays
 from ..dependencies import missing
 from ..errors import ConfigurationError, InputError
-from ..metrics import write_judgement
+from ..metrics import write_metrics
 from . import WorkflowConfig, configuration_from
 from .bundle import MODEL_NAME, load_inference_bundle_torch, model_of
 from .container import PtychoDataContainerTorch
@@ -250,7 +250,7 @@ def reassemble_cdi_image_torch(
     }
     if settings.output_dir is not None:
         _write(settings.output_dir / RECONSTRUCTION_FILE, results)
-        write_judgement(settings.output_dir, reconstruction)
+        write_metrics(settings.output_dir, reconstruction)
     return results['recon_amp'], results['recon_phase'], results
 
 
