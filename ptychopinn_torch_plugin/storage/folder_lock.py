@@ -1,6 +1,6 @@
 """A lock on an output folder: one run writes into it at a time.
 
-The lock is ``filelock.SoftFileLease``: a marker file that is created exclusively (``O_EXCL``), which is atomic on network
+The lock is ``filelock.SoftFileLease``: a marker file created exclusively (``O_EXCL``), which is atomic on network
 file systems, too, and needs no ``flock``, which many of them lack or emulate for one node only. A native lock
 (``filelock.UnixFileLock``) would be released by the kernel when its owner dies, but two nodes of a cluster need not see
 each other's native locks. The library decides whether the owner of a marker is dead:
