@@ -99,19 +99,20 @@ def test_a_path_is_read_as_its_user_says(training_file: Path, tmp_path: Path, ru
 @pytest.mark.parametrize(
     ('words', 'code', 'message'),
     [
-        (['train', 'nowhere', '-o', 'out'], 3, 'nowhere is no scan: give a workflow folder'),
+        (['train', 'nowhere', '-o', 'out'], 3, 'nowhere is not a scan: give a workflow folder'),
         (['train', 'gone.npz', '-o', 'out'], 3, 'gone.npz does not exist'),
         (['train', 'scan.npz', '-o', 'out', '--set', 'training.epochs'], 2, 'SECTION.NAME=VALUE'),
         (['train', 'scan.npz', '-o', 'out', '--set', 'training.epochs=x'], 2, "training.epochs = 'x'"),
         (['train', 'scan.npz', '-o', 'out', '--set', 'training.speed=9'], 2, 'training.speed'),
         (['train', 'scan.npz', '-o', 'out', '--set', 'model.model_type=pinn'], 2, 'train --supervised'),
         (['train', 'scan.npz', '-o', 'out', '-s', 'absent.ini'], 2, 'no settings file absent.ini'),
-        (['train', 'scan.npz', '-o', 'out', '-s', 'scan.npz'], 2, 'scan.npz is no settings file'),
+        (['train', 'scan.npz', '-o', 'out', '-s', 'scan.npz'], 2, 'scan.npz is not a settings file'),
         (['train', 'scan.npz', '-o', 'out', '--supervised', *QUICK], 3, 'reference object'),
         (['train', 'scan.npz', '-o', 'scan.npz/out', *QUICK], 1, 'scan.npz'),
         (['reconstruct', 'scan.npz', '-m', 'absent.safetensors', '-o', 'x.npz'], 3, 'no model file'),
         (['reconstruct', 'scan.npz', '-m', 'scan.npz', '-o', 'x.npz'], 3, 'zip archive'),
         (['refine', 'scan.npz', '-o', 'x.h5'], 2, 'has no product'),
+        (['refine', 'absent.npz', '-o', 'scan.npz/x.npz'], 1, 'is not a folder that you may write into'),
         (['refine', 'scan.npz', '-o', 'x.tif'], 2, 'write a product (.h5), arrays (.npz)'),
         (
             ['refine', 'scan.npz', '-o', 'x.npz', '--set', 'refinement.refine_epochs=0'],

@@ -157,7 +157,7 @@ def test_a_geometry_that_is_none_is_refused(training_file: Path, tmp_path: Path,
     ('words', 'message'),
     [
         (['export', 'scan.npz', '-o', 'folder'], 'ends in .npz'),
-        (['export', 'scan.npz', '-o', 'scan.npz'], 'is what is read'),
+        (['export', 'scan.npz', '-o', 'scan.npz'], 'is the file to read'),
         (['convert', 'scan.npz', '-o', 'note.txt'], 'note.txt is a file'),
     ],
 )
