@@ -27,7 +27,16 @@ NUMBERS_FILE = 'judgement.json'
 MAPS_FILE = 'maps.npz'
 PLOT_FILE = 'judgement.png'
 
-_NUMBERS = ('r_factor', 'noise_r_factor', 'reduced_chi_square', 'scale', 'covered_share', 'overlap', 'uncertainty')
+_NUMBERS = {
+    'r_factor': 'r_factor',
+    'noise_r_factor': 'noise_r_factor',
+    'excess': 'reduced_chi_square',
+    'scale': 'scale',
+    'covered_share': 'covered_share',
+    'overlap': 'overlap',
+    'uncertainty': 'uncertainty',
+}
+"""Keys in ``judgement.json``, and the fields of the metrics that they hold."""
 _MAPS = ('object_r_map', 'detector_r_map', 'uncertainty_map', 'photons_map')
 _FRC_ARRAYS = ('frequencies', 'correlation', 'threshold')
 
@@ -76,7 +85,9 @@ def numbers(
 
     With ``pixel_m`` (height and width in metres), ``resolution_m`` is the resolution along the longer side of a pixel.
     """
-    values: dict[str, float | str | None] = {name: _known(float(getattr(metrics, name))) for name in _NUMBERS}
+    values: dict[str, float | str | None] = {
+        key: _known(float(getattr(metrics, name))) for key, name in _NUMBERS.items()
+    }
     if metrics.frc is not None:
         values['resolution_px'] = metrics.frc.resolution_px
         if pixel_m is not None:

@@ -48,6 +48,9 @@ def test_numbers_maps_and_plot(
     numbers = json.loads((folder / 'judgement.json').read_text())
     assert numbers['r_factor'] == metrics.r_factor
     assert numbers['verdict'] == verdict(metrics)
+    assert numbers['excess'] == metrics.reduced_chi_square
+    keys = ['r_factor', 'noise_r_factor', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
+    assert list(numbers)[: len(keys)] == keys, 'scripts of users read these'
     assert ('resolution_m' in numbers) == (has_frc and pixel_m is not None)
     if metrics.frc is not None and metrics.frc.resolution_px is not None and pixel_m is not None:
         assert numbers['resolution_m'] == metrics.frc.resolution_px * 2e-8
