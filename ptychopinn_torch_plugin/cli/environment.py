@@ -20,8 +20,10 @@ def home_folder() -> Iterator[None]:
     except RuntimeError:
         with tempfile.TemporaryDirectory(prefix='ptychopinn-home-', ignore_cleanup_errors=True) as folder:
             os.environ['HOME'] = folder
-            yield
-        del os.environ['HOME']
+            try:
+                yield
+            finally:
+                del os.environ['HOME']
     else:
         yield
 

@@ -49,7 +49,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 handler = signal.getsignal(number)
-                if handler is not signal.SIG_IGN:
+                if handler not in (signal.SIG_IGN, None):  # None: set by a library, which needs it
                     self._before[number] = handler
                     signal.signal(number, self._receive)
         return self

@@ -76,7 +76,7 @@ def test_what_others_print_does_not_reach_stdout(
     assert 'a record' not in capsys.readouterr().err
 
 
-def test_help_tells_the_codes(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_codes(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(['--help'])
     assert caught.value.code == 0
@@ -115,7 +115,7 @@ def test_documents_hold_what_json_can() -> None:
     assert plain('text') == 'text'
 
 
-def test_a_bar_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_is_drawn_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -21,6 +21,7 @@ from ptychopinn_torch_plugin.cli import commands
 from ptychopinn_torch_plugin.cli.codes import ExitCode
 from ptychopinn_torch_plugin.cli.outputs import write_reconstruction
 from ptychopinn_torch_plugin.cli.signals import STOP_SIGNALS, Interrupted, StopSignals
+from ptychopinn_torch_plugin.demo import demonstration
 from ptychopinn_torch_plugin.engines import pipeline
 
 from .conftest import REFINE, Command, JsonCommand
@@ -166,6 +167,16 @@ def test_the_third_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> N
         signal.raise_signal(signal.SIGTERM)
         assert sent == [(os.getpid(), signal.SIGTERM)]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_ends_the_demonstration_and_its_ptychodus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of Ptychodus runs a program that sends the signal and would go on for ever."""
+    program = tmp_path / 'endless'
+    program.write_text('#!/bin/sh\nkill -TERM $PPID\nexec sleep 1000\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, 'executable', str(program))
+    with StopSignals() as signals, pytest.raises(Interrupted), signals.interrupting():
+        demonstration._ptychodus('train', tmp_path, tmp_path, 'Training')
 
 
 def test_signals_that_are_ignored_stay_ignored() -> None:

@@ -1,4 +1,4 @@
-"""Train, reconstruct and refine: over files of every kind, with settings from a file or the line."""
+"""Train, reconstruct and refine: with files of every kind, with settings from a file or the command line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_several_scans_one_model(folder: Path, training_file: Path, tmp_path: Pa
     assert 'holds no scan' in run_json(['train', several, '-o', tmp_path / 'out', *QUICK])['error']['message']
 
 
-def test_a_path_is_read_as_its_user_says(training_file: Path, tmp_path: Path, run_json: JsonCommand) -> None:
+def test_the_user_states_what_a_file_holds(training_file: Path, tmp_path: Path, run_json: JsonCommand) -> None:
     scan = make_scan(rows=5)[0]
     arrays = dict(np.load(training_file))
     del arrays['diff3d_quantity']
