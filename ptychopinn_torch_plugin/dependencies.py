@@ -1,11 +1,13 @@
-"""One message for every package that a call needs and does not find."""
+"""The error for a package that a call needs and that cannot be imported."""
 
 from __future__ import annotations
 
 import sys
 
-from .errors import MissingDependencyError
+from .errors import MemoryLimitError, MissingDependencyError, PtychoPINNError
+from .limits import says_out_of_memory
 
+_PACKAGE = __package__
 _REQUIREMENTS = {
     'mlflow': "'ptychopinn_torch_plugin[mlflow]'",
     'tensorboard': "'ptychopinn_torch_plugin[tensorboard]'",
@@ -14,25 +16,36 @@ _REQUIREMENTS = {
 """What pip calls a module, where that is another name."""
 
 _ENGINE = frozenset({'torch', 'lightning'})
-"""Modules that the engine needs together: whoever lacks one is told to install both."""
+"""Modules that the engines need together: the command for one of them installs both."""
 
 
-def missing(error: ImportError) -> MissingDependencyError:
-    """Turn a failed import into the error that names the part and the command that installs it.
+def missing(error: ImportError) -> PtychoPINNError:
+    """Turn a failed import into the error that names the package and the command that installs it.
 
-    To be raised from the error: ``raise missing(error) from error``. A package that is there but broken (a shared
-    library that does not load) raises :class:`ImportError` as well; its own words are part of the message.
+    To be raised from the error: ``raise missing(error) from error``. A package that is installed but broken (a shared
+    library that does not load) raises :class:`ImportError` as well; its own message is part of the new one.
 
     Args:
         error: what the import statement raised; its ``name`` is the module, where Python knows it.
 
     Returns:
-        The error to raise. It is a :class:`RuntimeError`, as PtychoPINN's users expect of a call without torch.
+        The error to raise: a :class:`MissingDependencyError`, which is a :class:`RuntimeError`, as PtychoPINN's users
+        expect of a call without torch; a :class:`MemoryLimitError` where memory is too small to load a library.
     """
     module = (error.name or '').split('.', maxsplit=1)[0]
-    wanted = 'torch lightning' if not module or module in _ENGINE else _REQUIREMENTS.get(module, module)
-    then = ', then look with "ptychopinn-torch doctor"' if wanted == 'torch lightning' else ''
+    if says_out_of_memory(str(error)):
+        return MemoryLimitError(
+            f'There is not enough memory to load the libraries ({error}): free some memory, or raise the limit of the '
+            'job or the shell (ulimit -v).'
+        )
+    packages = 'torch lightning' if not module or module in _ENGINE else _REQUIREMENTS.get(module, module)
+    then = ', then check the installation with "ptychopinn-torch doctor"' if packages == 'torch lightning' else ''
     return MissingDependencyError(
         f'{module or "A package"} is needed for this and cannot be imported ({error}): run '
-        f'"{sys.executable} -m pip install {wanted}"{then}.'
+        f'"{sys.executable} -m pip install {packages}"{then}.'
     )
+
+
+def is_own(error: ImportError) -> bool:
+    """Return whether a module of this package is what cannot be imported: a defect, not a missing dependency."""
+    return (error.name or '').split('.', maxsplit=1)[0] == _PACKAGE

@@ -1,7 +1,7 @@
-"""``ptychopinn-torch doctor``: look at the installation the way Ptychodus will use it, and say what mends it.
+"""``ptychopinn-torch doctor``: check the installation as Ptychodus uses it, and name the command that repairs it.
 
-Everything heavy (torch, a host model) is tried in a process of its own, so that a broken library is a line of the
-report and not a crash of it.
+torch and Ptychodus are started in processes of their own, so that a broken library is a line of the report and does
+not end it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,22 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from typing import Final
+
+from packaging.requirements import Requirement
 
 from .host.contract import ENTRY_POINT_GROUP
 
 PACKAGE: Final = 'ptychopinn_torch_plugin'
-SEAM_MODULE: Final = 'ptychodus.plugins.reconstructor_entry_points'
+PLUGIN_MODULE: Final = 'ptychodus.plugins.reconstructor_entry_points'
 ALGORITHM_KEYS: Final = (
     'ptychopinn (pytorch)_pinn',
     'ptychopinn (pytorch)_supervised',
     'ptychopinn (pytorch)_refine',
 )
 
-_REQUIRED_PACKAGES: Final = {
-    'ptychodus': 'ptychodus>=1.7,<2',
-    'torch': 'torch>=2.4',
-    'lightning': 'lightning>=2.4',
-    'numpy': 'numpy>=1.26',
-    'scipy': 'scipy>=1.11',
-    'pydantic': 'pydantic>=2.7,<3',
-    'safetensors': 'safetensors>=0.4.3',
-    'wrapt': 'wrapt>=1.16',
-}
 _TIMEOUT_S: Final = 180.0
 _INSTALL: Final = f'{sys.executable} -m pip install'
 _REINSTALL: Final = f'{_INSTALL} --force-reinstall --no-deps {PACKAGE}'
@@ -64,22 +56,22 @@ class Check:
     ok: bool
     detail: str
     remedy: str = ''
-    """The command that mends it; empty where nothing is missing."""
+    """The command that repairs it; empty where nothing is wrong."""
 
     required: bool = True
     """False where the package works without it."""
 
 
 class ProbeError(Exception):
-    """A trial in a process of its own went wrong; the message is its last line."""
+    """A program in a process of its own failed; the message is the last line that it printed."""
 
 
 def collect() -> list[Check]:
-    """Run every check, the quick ones first. Raises nothing on purpose: what fails becomes a line."""
+    """Run every check, the quick ones first; a failure is a line of the report, not an exception."""
     return [
         _check_python(),
-        *(_check_package(name, requirement) for name, requirement in _REQUIRED_PACKAGES.items()),
-        _check_seam(),
+        *(_check_package(requirement) for requirement in _requirements().values()),
+        _check_plugin_file(),
         _check_entry_point(),
         *_check_torch(),
         _check_host(),
@@ -88,12 +80,12 @@ def collect() -> list[Check]:
 
 
 def is_healthy(checks: Iterable[Check]) -> bool:
-    """Whether everything that is required is there."""
+    """Return whether everything that is required is there."""
     return all(check.ok for check in checks if check.required)
 
 
 def report(checks: Iterable[Check]) -> str:
-    """The checks as text: one line each, below it the command that mends it, and a verdict."""
+    """Return the checks as text: one line each, below a failed one the command that repairs it, and a summary."""
     checks = list(checks)
     width = max((len(check.name) for check in checks), default=0)
     lines = []
@@ -105,8 +97,8 @@ def report(checks: Iterable[Check]) -> str:
         if not check.ok and check.remedy:
             lines.append(f'       {"":<{width}}  -> {check.remedy}')
 
-    verdict = 'Everything is in place.' if is_healthy(checks) else 'Something is missing: see the lines marked FAIL.'
-    return '\n'.join([*lines, verdict])
+    summary = 'Everything is in place.' if is_healthy(checks) else 'Something is missing: see the lines marked FAIL.'
+    return '\n'.join([*lines, summary])
 
 
 def _check_python() -> Check:
@@ -116,23 +108,41 @@ def _check_python() -> Check:
     )
 
 
-def _check_package(name: str, requirement: str) -> Check:
+def _requirements() -> dict[str, Requirement]:
+    """Return what this package declares that it needs in every case, by name."""
     try:
-        return Check(name, True, version(name))
+        declared = [Requirement(text) for text in requires(PACKAGE) or ()]
+    except PackageNotFoundError:  # a copy on the path of Python that was never installed: reported as such below
+        declared = []
+    return {item.name: item for item in declared if item.marker is None or item.marker.evaluate({'extra': ''})}
+
+
+def _quoted(name: str) -> str:
+    """Return a required package with its versions, as a word of the shell."""
+    return f'"{_requirements().get(name, name)}"'
+
+
+def _check_package(requirement: Requirement) -> Check:
+    name, remedy = requirement.name, f'{_INSTALL} "{requirement}"'
+    try:
+        found = version(name)
     except PackageNotFoundError:
-        return Check(name, False, 'not installed', f'{_INSTALL} "{requirement}"')
+        return Check(name, False, 'not installed', remedy)
+    if not requirement.specifier.contains(found, prereleases=True):
+        return Check(name, False, f'{found}, but {requirement} is needed', remedy)
+    return Check(name, True, found)
 
 
-def _check_seam() -> Check:
-    name = 'host seam'
+def _check_plugin_file() -> Check:
+    name = 'plug-in file'
 
     try:
-        spec = find_spec(SEAM_MODULE)
+        spec = find_spec(PLUGIN_MODULE)
     except ImportError as error:
-        return Check(name, False, f'{SEAM_MODULE}: {error}', f'{_INSTALL} "{_REQUIRED_PACKAGES["ptychodus"]}"')
+        return Check(name, False, f'{PLUGIN_MODULE}: {error}', f'{_INSTALL} {_quoted("ptychodus")}')
 
     if spec is None:
-        return Check(name, False, f'{SEAM_MODULE} is not installed', _REINSTALL)
+        return Check(name, False, f'{PLUGIN_MODULE} is not installed', _REINSTALL)
 
     return Check(name, True, str(spec.origin))
 
@@ -141,7 +151,7 @@ def _check_entry_point() -> Check:
     found = [item for item in entry_points(group=ENTRY_POINT_GROUP) if item.value.startswith(f'{PACKAGE}.')]
 
     if not found:
-        return Check('entry point', False, f'none of this package in the group {ENTRY_POINT_GROUP}', _REINSTALL)
+        return Check('entry point', False, f'this package has none in the group {ENTRY_POINT_GROUP}', _REINSTALL)
 
     return Check('entry point', True, f'{found[0].name} = {found[0].value}')
 
@@ -150,7 +160,7 @@ def _check_torch() -> list[Check]:
     try:
         found, _ = _probe(_TORCH_PROGRAM)
     except ProbeError as error:
-        packages = f'"{_REQUIRED_PACKAGES["torch"]}" "{_REQUIRED_PACKAGES["lightning"]}"'
+        packages = f'{_quoted("torch")} {_quoted("lightning")}'
         return [Check('torch works', False, str(error), f'{_INSTALL} --force-reinstall {packages}')]
 
     gpus = found['gpus']
@@ -166,7 +176,7 @@ def _check_host() -> Check:
     try:
         found, log = _probe(_HOST_PROGRAM)
     except ProbeError as error:
-        remedy = f'{_INSTALL} --force-reinstall "{_REQUIRED_PACKAGES["ptychodus"]}"'
+        remedy = f'{_INSTALL} --force-reinstall {_quoted("ptychodus")}'
         return Check(name, False, f'Ptychodus does not start: {error}', remedy)
 
     keys = found['keys'] if isinstance(found['keys'], list) else []
@@ -185,13 +195,13 @@ def _check_host() -> Check:
 def _check_gui() -> Check:
     if find_spec('PyQt5') is None:
         remedy = f'{_INSTALL} "ptychodus[gui]"'
-        return Check('window', False, 'PyQt5 is not installed; batch mode works without', remedy, required=False)
+        return Check('window', False, 'PyQt5 is not installed; batch mode does not need it', remedy, required=False)
 
     return Check('window', True, f'PyQt5 {version("PyQt5")}', required=False)
 
 
 def _probe(program: str) -> tuple[dict[str, object], str]:
-    """Run a Python program that prints one JSON object as its last line; return it, and what was printed besides.
+    """Run a Python program that prints one JSON object as its last line; return it, and all else that was printed.
 
     Raises:
         ProbeError: it failed, took too long or printed something else.
@@ -203,21 +213,21 @@ def _probe(program: str) -> tuple[dict[str, object], str]:
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise ProbeError(f'no answer within {_TIMEOUT_S:.0f} s') from error
+        raise ProbeError(f'no result within {_TIMEOUT_S:.0f} s') from error
 
-    complaints = done.stderr.strip()
+    errors = done.stderr.strip()
 
     if done.returncode != 0:
-        raise ProbeError(complaints.splitlines()[-1] if complaints else f'exit code {done.returncode}')
+        raise ProbeError(errors.splitlines()[-1] if errors else f'exit code {done.returncode}')
 
-    *log, answer = done.stdout.strip().splitlines() or ['']
+    *log, last = done.stdout.strip().splitlines() or ['']
 
     try:
-        found = json.loads(answer)
+        found = json.loads(last)
     except ValueError as error:
-        raise ProbeError(f'unexpected answer {answer!r}') from error
+        raise ProbeError(f'unexpected output {last!r}') from error
 
     if not isinstance(found, dict):
-        raise ProbeError(f'unexpected answer {answer!r}')
+        raise ProbeError(f'unexpected output {last!r}')
 
-    return found, ' '.join([*log, complaints]).strip()
+    return found, ' '.join([*log, errors]).strip()

@@ -17,10 +17,12 @@ _OUT_OF_MEMORY_SIGNS = (
     'unable to allocate',
     'bad_alloc',
     'bad allocation',
+    "can't start new thread",
+    'failed to map segment',
     'cudnn_status_alloc_failed',
     'cublas_status_alloc_failed',
 )
-"""Parts of the messages of torch, CUDA, cuDNN, numpy, C++ and the system where memory ran out, in lower case."""
+"""Parts of the messages of torch, CUDA, cuDNN, numpy, C++, Python and the system about full memory, in lower case."""
 
 
 def says_out_of_memory(text: str) -> bool:

@@ -1,20 +1,20 @@
-"""The ``ptychopinn-torch`` command: a door to the same engine that Ptychodus uses, and the doctor.
+"""The ``ptychopinn-torch`` command: the engines that Ptychodus uses, without a window.
 
 Every command prints its result on stdout, for people or (``--json``) as exactly one JSON document; everything else goes
-to stderr. What the exit codes mean stands in :mod:`~ptychopinn_torch_plugin.cli.codes` and in ``--help``.
+to stderr. The meanings of the exit codes are in :mod:`~ptychopinn_torch_plugin.cli.codes` and in ``--help``.
+
+This module imports only what takes and records signals: a Ctrl-C while the rest is imported ends the command with a
+sentence, not with a traceback of the import.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from ..errors import PtychoPINNError
-from .codes import ExitCode, exit_code_of
-from .parser import PROGRAM, build_parser
-from .result import Outcome, failure, report
-from .terminal import logging_to_stderr, stdout_for_results
+from .environment import home_folder, working_folder
+from .signals import Interrupted, StopSignals
+from .streams import prepared_streams
 
 __all__ = ['main']
 
@@ -28,21 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the words do not parse (code 2), or help or version were asked for (code 0).
     """
-    parsed = build_parser().parse_args(arguments)
-    with stdout_for_results() as stdout, logging_to_stderr(quiet=parsed.quiet):
-        outcome = _carry_out(parsed)
-        report(outcome, parsed.command, as_json=parsed.json, stdout=stdout)
-    return int(outcome.code)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    with prepared_streams() as stdout, StopSignals() as signals, home_folder():
+        folder = working_folder()
+        try:
+            from .program import run_command
 
-
-def _carry_out(parsed: argparse.Namespace) -> Outcome:
-    try:
-        outcome: Outcome = parsed.run(parsed)
-    except (PtychoPINNError, OSError) as error:
-        print(f'{PROGRAM}: {error}', file=sys.stderr)
-        return failure(type(error).__name__, str(error), exit_code_of(error))
-    except KeyboardInterrupt:
-        message = 'Interrupted before there was anything to keep.'
-        print(f'{PROGRAM}: {message}', file=sys.stderr)
-        return failure('KeyboardInterrupt', message, ExitCode.INTERRUPTED)
-    return outcome
+            return run_command(words, signals, stdout, folder)
+        except Interrupted as end:
+            # A second signal, while the command was imported or its result reported.
+            print(f'ptychopinn-torch: ended by {end.name}.', file=sys.stderr)
+            return end.exit_code
+        except MemoryError as error:
+            print(f'ptychopinn-torch: there is not enough memory to start ({error}).', file=sys.stderr)
+            return 1

@@ -1,4 +1,4 @@
-"""``python -m ptychopinn_torch_plugin.cli``: the command where its script is not on the path."""
+"""``python -m ptychopinn_torch_plugin.cli``: the command without its script on the path."""
 
 from __future__ import annotations
 

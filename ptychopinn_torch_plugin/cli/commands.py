@@ -1,4 +1,4 @@
-"""The commands: each takes the parsed words and returns what it has done."""
+"""The commands: each takes the parsed words and the context of the run, and returns its result."""
 
 from __future__ import annotations
 
@@ -6,89 +6,105 @@ import argparse
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.io.conversion import BeamGeometry, complete_geometry, write_npz, write_workflow_folder
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 from ..errors import ConfigurationError
-from ..metrics import FOLDER, verdict, write_judgement
-from ..metrics.output import figures
+from ..metrics import FOLDER, verdict, write_metrics
+from ..metrics.output import metrics_files, numbers
 from ..storage.model_file import MODEL_FILE, read_model_header
 from .codes import ExitCode
+from .context import CommandContext
 from .headers import describe
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
 from .outputs import resolve_output, write_reconstruction
-from .result import Outcome, table
+from .result import CommandResult, table
 from .settings import read_config
-from .terminal import BarObserver, listening
+from .signals import StopSignals
+from .terminal import progress_bar
 
 if TYPE_CHECKING:
+    from ..observer import Observer
     from ..types import Reconstruction
 
 logger = logging.getLogger(__name__)
 
 
-def train(parsed: argparse.Namespace) -> Outcome:
+def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
+    signals = context.signals
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
-    engine = _engine()
+    with _engine_imports(signals):
+        from ..training.checkpoints import CHECKPOINT_FOLDER
+        from ..training.resume import RESUME_FILE
+        from ..training.run import train as train_model
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
+    context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))
     start = time.perf_counter()
-    with listening('Training', quiet=parsed.quiet) as observer:
-        model = engine.train(scans, config, parsed.output, observer)
-    header = read_model_header(model)
-    last = header.losses[-1] if header.losses else None
-    document = {
-        'model': model,
-        'scans': header.scans,
-        'epochs': len(header.losses),
-        'training_loss': last and last.training,
-        'validation_loss': last and last.validation,
-        'seconds': round(time.perf_counter() - start, 3),
-    }
-    text = f'The model is {model}.'
-    if observer.interruption:
-        text = f'{observer.interruption} after {len(header.losses)} whole epochs: the best model so far is {model}.'
-        if parsed.output.joinpath(engine.resume_file).is_file():
-            text += ' The same command goes on from there.'
-    return Outcome(document | _ending(observer), text, observer.code)
+    with signals.deferred():
+        with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
+            model = train_model(scans, config, parsed.output, observer)
+        ended_by, code = signals.received, signals.exit_code
+        header = read_model_header(model)
+        last = header.losses[-1] if header.losses else None
+        document = {
+            'model': model,
+            'scans': header.scans,
+            'epochs': len(header.losses),
+            'training_loss': last and last.training,
+            'validation_loss': last and last.validation,
+            'seconds': round(time.perf_counter() - start, 3),
+            'interrupted_by': ended_by,
+        }
+        text = f'The model is {model}.'
+        if ended_by:
+            text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
+            if parsed.output.joinpath(RESUME_FILE).is_file():
+                text += ' The same command continues from there.'
+        return CommandResult(document, text, code)
 
 
-def reconstruct(parsed: argparse.Namespace) -> Outcome:
+def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan with a model; a signal ends the run with the object so far."""
     config = read_config(parsed.settings, parsed.set)
-    engine = _engine()
+    with _engine_imports(context.signals):
+        from ..engines.pipeline import reconstruct as reconstruct_scan
+        from ..storage.model_file import load_model
     model_file = parsed.model or _folder_of(parsed.scan) / MODEL_FILE
-    model = engine.load_model(model_file)
-    loaded, output = _load_and_resolve(parsed)
-    start = time.perf_counter()
-    with listening('Reconstructing', quiet=parsed.quiet) as observer:
-        result = engine.reconstruct(loaded.scan, model, config, observer)
-    seconds = time.perf_counter() - start
-    return _hand_over(loaded, result, output, observer, {'model': model_file, 'seconds': round(seconds, 3)})
+    model = load_model(model_file)
+
+    def run(loaded: Loaded, observer: Observer) -> Reconstruction:
+        return reconstruct_scan(loaded.scan, model, config, observer)
+
+    return _write_result_of(run, 'Reconstructing', parsed, context, {'model': model_file})
 
 
-def refine(parsed: argparse.Namespace) -> Outcome:
+def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan by refinement alone; a signal ends the run with the object so far."""
     config = read_config(parsed.settings, parsed.set)
     if config.refinement.refine_epochs == 0:
-        raise ConfigurationError('refinement.refine_epochs = 0: refine does nothing but refine, ask for epochs.')
-    engine = _engine()
-    loaded, output = _load_and_resolve(parsed)
-    start = time.perf_counter()
-    with listening('Refining', quiet=parsed.quiet) as observer:
-        result = engine.refine(loaded.scan, config, observer)
-    return _hand_over(loaded, result, output, observer, {'seconds': round(time.perf_counter() - start, 3)})
+        raise ConfigurationError('refinement.refine_epochs = 0: refine needs at least one epoch.')
+    with _engine_imports(context.signals):
+        from ..engines.pipeline import refine as refine_scan
+
+    def run(loaded: Loaded, observer: Observer) -> Reconstruction:
+        return refine_scan(loaded.scan, config, observer)
+
+    return _write_result_of(run, 'Refining', parsed, context, {})
 
 
-def export(parsed: argparse.Namespace) -> Outcome:
+def export(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Write a training file of a scan."""
     if parsed.output.suffix != NPZ_SUFFIX:
         raise ConfigurationError(f'-o {parsed.output}: export writes a training file, give a name that ends in .npz.')
-    return _to_npz(load_scan(parsed.source, parsed.read_as, parsed.nphotons), parsed)
+    return _to_npz(load_scan(parsed.source, parsed.read_as, parsed.nphotons), parsed, context)
 
 
-def convert(parsed: argparse.Namespace) -> Outcome:
+def convert(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Turn a training file into a workflow folder, or any scan into a training file."""
     given = BeamGeometry(
         photon_energy_ev=parsed.photon_energy_ev,
@@ -99,112 +115,109 @@ def convert(parsed: argparse.Namespace) -> Outcome:
     loaded = load_scan(parsed.source, parsed.read_as, parsed.nphotons)
     loaded = dataclasses.replace(loaded, geometry=given.or_else(loaded.geometry))
     if parsed.output.suffix == NPZ_SUFFIX:
-        return _to_npz(loaded, parsed)
+        return _to_npz(loaded, parsed, context)
     if parsed.output.is_file():
         raise ConfigurationError(f'-o {parsed.output} is a file: give a folder, or a name that ends in .npz.')
     geometry = complete_geometry(loaded.geometry, loaded.scan, nominal=parsed.nominal)
+    context.written.watch(parsed.output / DIFFRACTION_FILE, parsed.output / PRODUCT_FILE)
     write_workflow_folder(parsed.output, loaded.scan, geometry, name=parsed.source.stem)
     return _converted(loaded, parsed.output, geometry, 'workflow folder')
 
 
-def info(parsed: argparse.Namespace) -> Outcome:
+def info(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Print the header of a model, a scan or a product, without torch and without reading patterns."""
     document, text = describe(parsed.path)
-    return Outcome(document, text)
+    return CommandResult(document, text)
 
 
-def doctor(parsed: argparse.Namespace) -> Outcome:
-    """Look at the installation."""
+def doctor(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
+    """Check the installation."""
     from .. import doctor as examination
 
     checks = examination.collect()
     code = ExitCode.DONE if examination.is_healthy(checks) else ExitCode.FAILED
-    return Outcome({'checks': [dataclasses.asdict(check) for check in checks]}, examination.report(checks), code)
+    return CommandResult({'checks': [dataclasses.asdict(check) for check in checks]}, examination.report(checks), code)
 
 
-def demo(parsed: argparse.Namespace) -> Outcome:
+def demo(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Run the demonstration."""
-    from ..demo.demonstration import run_demo
+    from ..demo.demonstration import PLOT_FILE, SCORES_FILE, run_demo
 
+    context.written.watch(*(parsed.output / name for name in (PRODUCT_FILE, MODEL_FILE, PLOT_FILE, SCORES_FILE)))
     result = run_demo(parsed.output, parsed.scan)
     scores = '\n'.join(f'{name:<20}{value:>10.4f}' for name, value in result.scores.items())
-    text = f'{scores}\nThe product is {result.product}, the picture {result.picture}.'
-    return Outcome({'product': result.product, 'picture': result.picture, 'scores': result.scores}, text)
+    text = f'{scores}\nThe product is {result.product}, the plot {result.plot}.'
+    return CommandResult({'product': result.product, 'picture': result.plot, 'scores': result.scores}, text)
 
 
-class _Engine:
-    """The functions that need torch, imported together: a missing torch is one message."""
+@contextmanager
+def _engine_imports(signals: StopSignals) -> Iterator[None]:
+    """Import parts of the engine inside; a signal that comes meanwhile ends the command after it, not inside torch."""
+    from ..dependencies import is_own, missing
 
-    def __init__(self) -> None:
-        from ..engines.pipeline import reconstruct, refine
-        from ..storage.model_file import load_model
-        from ..training.resume import RESUME_FILE
-        from ..training.run import train
-
-        self.resume_file = RESUME_FILE
-        self.load_model = load_model
-        self.reconstruct = reconstruct
-        self.refine = refine
-        self.train = train
-
-
-def _engine() -> _Engine:
-    from ..dependencies import missing
-
-    try:
-        engine = _Engine()
-    except ImportError as error:
-        raise missing(error) from error
-    # Lightning announces devices and products on its own logger, loud from its import on; what matters is in ours.
+    with signals.deferred():
+        try:
+            yield
+        except ImportError as error:
+            if is_own(error):
+                raise
+            raise missing(error) from error
+    signals.check()
+    # Lightning reports devices and advertises products at level INFO; what matters is in this package's log.
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
-    return engine
 
 
-def _load_and_resolve(parsed: argparse.Namespace) -> tuple[Loaded, Path]:
-    """Read the scan, after the output is known to make sense for it."""
+def _write_result_of(
+    run: Callable[[Loaded, Observer], Reconstruction],
+    title: str,
+    parsed: argparse.Namespace,
+    context: CommandContext,
+    document: dict[str, Any],
+) -> CommandResult:
+    """Read the scan, reconstruct it with ``run``, and write product and metrics, whatever signal comes meanwhile."""
     has_product = parsed.scan.is_dir() or parsed.scan.suffix != NPZ_SUFFIX
+    # Before the scan is read: an output that cannot be written is refused before hours of work.
     output = resolve_output(parsed.output, has_product=has_product)
-    return load_scan(parsed.scan, parsed.read_as, parsed.nphotons), output
-
-
-def _hand_over(
-    loaded: Loaded, result: Reconstruction, output: Path, observer: BarObserver, document: dict[str, Any]
-) -> Outcome:
-    """Write what was reconstructed, with its judgement beside it."""
-    write_reconstruction(output, loaded, result)
-    pixel_m = loaded.geometry.object_pixel_m
-    is_judged = write_judgement(output.parent, result, pixel_m)
-    document = {
-        'output': output,
-        'coverage': float(result.coverage.mean()),
-        'losses': [record.training for record in result.losses],
-        'judgement_folder': output.parent / FOLDER if is_judged else None,
-        'judgement': None if result.metrics is None else figures(result.metrics, pixel_m),
-    } | document
-    text = f'The reconstruction is {output}.'
-    if observer.interruption:
-        text = f'{observer.interruption}: the object so far is {output}.'
-    if result.metrics is not None:
-        text += f'\n{verdict(result.metrics)}'
-    return Outcome(document | _ending(observer), text, observer.code)
-
-
-def _ending(observer: BarObserver) -> dict[str, Any]:
-    return {'interrupted_by': observer.interruption}
+    loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons)
+    context.written.watch(output, *metrics_files(output.parent))
+    start = time.perf_counter()
+    signals = context.signals
+    with signals.deferred():
+        with progress_bar(title, signals, quiet=parsed.quiet) as observer:
+            result = run(loaded, observer)
+        ended_by, code = signals.received, signals.exit_code
+        document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
+        write_reconstruction(output, loaded, result)
+        pixel_m = loaded.geometry.object_pixel_m
+        has_metrics = write_metrics(output.parent, result, pixel_m)
+        document |= {
+            'output': output,
+            'coverage': float(result.coverage.mean()),
+            'losses': [record.training for record in result.losses],
+            'judgement_folder': output.parent / FOLDER if has_metrics else None,
+            'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
+        }
+        text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
+        if result.metrics is not None:
+            text += f'\n{verdict(result.metrics)}'
+        if signals.received and not ended_by:
+            logger.warning('%s came after the reconstruction was complete: all files are written.', signals.received)
+        return CommandResult(document, text, code)
 
 
 def _folder_of(scan: Path) -> Path:
     return scan if scan.is_dir() else scan.parent
 
 
-def _to_npz(loaded: Loaded, parsed: argparse.Namespace) -> Outcome:
+def _to_npz(loaded: Loaded, parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     if parsed.output.exists() and parsed.output.samefile(parsed.source):
-        raise ConfigurationError(f'-o {parsed.output} is what is read: give another name.')
+        raise ConfigurationError(f'-o {parsed.output} is the file to read: give another name.')
+    context.written.watch(parsed.output)
     write_npz(parsed.output, loaded.scan, loaded.geometry, quantity=parsed.dialect)
     return _converted(loaded, parsed.output, loaded.geometry, f'training file ({parsed.dialect})')
 
 
-def _converted(loaded: Loaded, output: Path, geometry: BeamGeometry, kind: str) -> Outcome:
+def _converted(loaded: Loaded, output: Path, geometry: BeamGeometry, kind: str) -> CommandResult:
     scan = loaded.scan
     document = {
         'output': output,
@@ -216,7 +229,7 @@ def _converted(loaded: Loaded, output: Path, geometry: BeamGeometry, kind: str) 
         'geometry': dataclasses.asdict(geometry),
     }
     rows = {key: value for key, value in document.items() if key != 'geometry'} | geometry.known()
-    return Outcome(document, table(rows))
+    return CommandResult(document, table(rows))
 
 
 def _pair(name: str, values: list[float] | None) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""What ``info`` tells of a file, read without torch and without the patterns."""
+"""The output of ``info``: the header of a file, read without torch and without the patterns."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SMALL_NPZ_KEYS: Final = ('bad_pixels', 'diff3d_quantity')
 
 
 def describe(path: Path) -> tuple[Document, str]:
-    """The header of a model file, a scan, a product, a reconstruction or a folder of scans.
+    """Read the header of a model file, a scan, a product, a reconstruction or a folder of scans.
 
     Returns:
         A JSON document with ``kind`` and ``path``, and text for people.
 
     Raises:
-        InputError: it is none of these, or damaged.
-        ModelFileError: it is a model file that cannot be used.
+        InputError: the file is none of these, or damaged.
+        ModelFileError: the model file cannot be used.
     """
     if path.is_dir() and not is_workflow_folder(path):
         found = [describe(item) for item in find_scans(path)]
@@ -51,7 +51,7 @@ def _describer(path: Path) -> Callable[[Path], Document]:
         return _archive
     if path.suffix in PRODUCT_SUFFIXES:
         return _patterns if path.name == DIFFRACTION_FILE else _product
-    raise InputError(f'{path} is of no kind that is known here: give a model file ({MODEL_SUFFIX}), {HELP}.')
+    raise InputError(f'{path} is of no known kind: give a model file ({MODEL_SUFFIX}), {HELP}.')
 
 
 def _model(path: Path) -> Document:
@@ -76,7 +76,7 @@ def _model(path: Path) -> Document:
 
 
 def _best_epoch(header: ModelHeader) -> int | None:
-    """The epoch whose weights the file holds, by the loss that judged it; None where none came to its end."""
+    """Return the epoch whose weights the file holds, by the monitored loss; None where no epoch was completed."""
     by, mode = header.config.execution.checkpoint_monitor, header.config.execution.checkpoint_mode
     losses = {
         record.epoch: record.training if by == 'loss' or record.validation is None else record.validation
@@ -142,7 +142,7 @@ def _archive(path: Path) -> Document:
 
 
 def _rows(document: Document) -> dict[str, object]:
-    """Rows for people: pairs as a x b, and no trees."""
+    """Return rows for people: pairs as a x b, and no nested values."""
     rows: dict[str, object] = {}
     for name, value in document.items():
         if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):

@@ -1,4 +1,4 @@
-"""What the commands take: workflow folders, products with their patterns, training files, and folders of several."""
+"""Input of the commands: workflow folders, products with their patterns, training files, and folders of several."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ HELP: Final = (
     f'a workflow folder ({DIFFRACTION_FILE} and {PRODUCT_FILE}), a product with {DIFFRACTION_FILE} beside it, or a '
     'training file (.npz)'
 )
-"""What a scan is, in the words of ``--help``."""
+"""Definition of a scan in ``--help``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A scan, and where it came from."""
+    """A scan, and the file or folder it was read from."""
 
     path: Path
     scan: RawScan
     geometry: BeamGeometry
-    """What is known of it: all for a folder or a product, for a training file what it says."""
+    """Complete for a folder or a product; for a training file what is stored in it."""
     parameters: ReconstructInput | None
-    """Ptychodus' own form, None for a training file."""
+    """The scan as Ptychodus read it, None for a training file."""
 
 
 def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float | None = None) -> Loaded:
@@ -52,7 +52,7 @@ def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float
         nphotons: mean photons of a pattern, for amplitudes that were normalised.
 
     Raises:
-        InputError: there is no such scan, or it cannot be used.
+        InputError: the scan does not exist or cannot be used.
     """
     if path.suffix == NPZ_SUFFIX and not path.is_dir():
         scan = read_training_npz(path, counts_are=read_as, nphotons=nphotons)
@@ -62,13 +62,13 @@ def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float
         parameters = load_workflow_folder(folder, product_name)
         scan = scan_from_reconstruct_input(parameters)
         return Loaded(path, scan, geometry_of_product(parameters.product, folder / DIFFRACTION_FILE), parameters)
-    raise InputError(f'{path} is no scan: give {HELP}.')
+    raise InputError(f'{path} is not a scan: give {HELP}.')
 
 
 def find_scans(path: Path) -> list[Path]:
-    """The scans that a path stands for, sorted by name.
+    """Return the scans that a path means, sorted by name.
 
-    A workflow folder, a product or a training file stands for itself; any other folder for the training files (NPZ) and
+    A workflow folder, a product or a training file is one scan; any other folder means the training files (NPZ) and
     workflow folders in it.
 
     Raises:
@@ -89,10 +89,10 @@ def find_scans(path: Path) -> list[Path]:
 def load_scans(
     paths: Sequence[Path], read_as: DiffractionQuantity = 'auto', nphotons: float | None = None
 ) -> list[RawScan]:
-    """Read all scans that ``paths`` stand for, in their order, see :func:`find_scans` and :func:`load_scan`."""
+    """Read all scans that ``paths`` mean, in their order, see :func:`find_scans` and :func:`load_scan`."""
     return [load_scan(item, read_as, nphotons).scan for path in paths for item in find_scans(path)]
 
 
 def is_workflow_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder with patterns and a product in it."""
+    """Return whether ``path`` is a folder with patterns and a product in it."""
     return (path / DIFFRACTION_FILE).is_file() and (path / PRODUCT_FILE).is_file()

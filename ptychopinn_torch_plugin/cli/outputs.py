@@ -1,7 +1,8 @@
-"""Where a reconstruction goes: a product of Ptychodus, or arrays."""
+"""Output of a reconstruction: a product of Ptychodus, or arrays."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from ..data.finite_check import refuse_non_finite
 from ..data.io.output import write_arrays, write_product
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OutputError
 from ..types import Reconstruction
 from .inputs import NPZ_SUFFIX, PRODUCT_SUFFIXES, Loaded
 
@@ -18,25 +19,29 @@ ARRAYS_NAME = 'reconstruction.npz'
 
 
 def resolve_output(output: Path, *, has_product: bool) -> Path:
-    """The file that a reconstruction shall be written to.
+    """Return the file that a reconstruction is written to.
 
     Args:
         output: a file ``.h5`` or ``.npz``, or a folder (no suffix): then ``product.h5`` or, of a training file,
             ``reconstruction.npz`` in it.
-        has_product: whether the scan came with a product; only then another one can be made of it.
+        has_product: whether the scan has a product; only then the reconstruction can be written as one.
 
     Raises:
-        ConfigurationError: another suffix, or a product is asked for where there was none.
+        ConfigurationError: another suffix, or a product is asked for where the scan has none.
+        OutputError: the user may not write there.
     """
     if output.is_dir() or not output.suffix:
-        return output / (PRODUCT_NAME if has_product else ARRAYS_NAME)
+        output = output / (PRODUCT_NAME if has_product else ARRAYS_NAME)
     if output.suffix in PRODUCT_SUFFIXES and not has_product:
         raise ConfigurationError(
-            f'-o {output}: a training file has no product to write the reconstruction into: ask for a .npz file, or '
+            f'-o {output}: a training file has no product to write the reconstruction into: give a .npz file, or '
             'turn the training file into a workflow folder first (ptychopinn-torch convert).'
         )
     if output.suffix not in (NPZ_SUFFIX, *PRODUCT_SUFFIXES):
         raise ConfigurationError(f'-o {output}: write a product (.h5), arrays (.npz), or into a folder (no suffix).')
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise OutputError(f'-o {output}: {folder} is not a folder that you may write into. Choose another output.')
     return output
 
 

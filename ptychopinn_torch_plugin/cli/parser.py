@@ -1,4 +1,4 @@
-"""The words of the command line."""
+"""Commands and options of the command line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PROGRAM: Final = 'ptychopinn-torch'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; ``run`` of what it returns is the function that carries the command out."""
+    """Return the parser; ``run`` of what it parses is the function of the command."""
     codes = '\n'.join(f'  {int(code):>3}  {meaning}' for code, meaning in MEANINGS.items())
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description='PtychoPINN (PyTorch) without a window: the engine that Ptychodus uses.',
+        description='PtychoPINN (PyTorch) without a window: the same training and reconstruction as in Ptychodus.',
         epilog=f'exit codes:\n{codes}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,10 +41,10 @@ def _add_engine(actions: argparse._SubParsersAction[Any]) -> None:
     train = actions.add_parser('train', help='train a model on one scan or several')
     train.add_argument('scans', nargs='+', type=Path, metavar='SCAN', help=f'{HELP}; or a folder of several of them')
     train.add_argument('-o', '--output', type=Path, required=True, help='folder for the model and the training log')
-    train.add_argument('--supervised', action='store_true', help="learn from the products' objects instead of patterns")
+    train.add_argument('--supervised', action='store_true', help="learn from the products' objects, not the patterns")
     reconstruct = actions.add_parser('reconstruct', help='reconstruct a scan with a trained model, then refine it')
     reconstruct.add_argument('-m', '--model', type=Path, help=f'model file (default: {MODEL_FILE} beside the scan)')
-    refine = actions.add_parser('refine', help='reconstruct a scan by refinement alone: no model')
+    refine = actions.add_parser('refine', help='reconstruct a scan by refinement alone, without a model')
     for action in (reconstruct, refine):
         action.add_argument('scan', type=Path, metavar='SCAN', help=HELP)
         action.add_argument(
@@ -60,7 +60,7 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
     export = actions.add_parser('export', help='write a training file (.npz) of a scan')
     export.add_argument('source', type=Path, metavar='SCAN', help=HELP)
     export.add_argument('-o', '--output', type=Path, required=True, help='training file (.npz) to write')
-    convert = actions.add_parser('convert', help='turn a training file into a workflow folder, or back')
+    convert = actions.add_parser('convert', help='convert a training file into a workflow folder, or back')
     convert.add_argument('source', type=Path, metavar='SCAN', help=HELP)
     convert.add_argument(
         '-o', '--output', type=Path, required=True, help='training file (.npz) or workflow folder (any other) to write'
@@ -72,8 +72,8 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
             '--dialect',
             choices=('counts', 'amplitude'),
             default='counts',
-            help="what diff3d of a training file shall hold: photon counts, or square roots as PtychoPINN's (default: "
-            'counts)',
+            help="values of diff3d in the training file: photon counts, or their square roots as in PtychoPINN's own "
+            'files (default: counts)',
         )
         action.set_defaults(run=run)
     info = actions.add_parser('info', help='print the header of a model, a scan or a product')
@@ -82,9 +82,9 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def _add_geometry(convert: argparse.ArgumentParser) -> None:
-    group = convert.add_argument_group('what a training file may not know (for a workflow folder)')
+    group = convert.add_argument_group('geometry that a training file may lack (for a workflow folder)')
     group.add_argument('--photon-energy-ev', type=float, metavar='EV', help='photon energy in electronvolts')
-    group.add_argument('--detector-distance-m', type=float, metavar='M', help='from sample to detector, in metres')
+    group.add_argument('--detector-distance-m', type=float, metavar='M', help='sample to detector, in metres')
     for name, what in (('detector', 'a detector pixel (after binning)'), ('object', 'an object pixel')):
         group.add_argument(
             f'--{name}-pixel-m',
@@ -96,16 +96,16 @@ def _add_geometry(convert: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--nominal',
         action='store_true',
-        help='fill what is not known with placeholders (10 keV, 1 m, pixels of 1 mm); lengths then mean nothing',
+        help='use placeholders for what is not known (10 keV, 1 m, pixels of 1 mm); lengths are then meaningless',
     )
 
 
 def _add_checks(actions: argparse._SubParsersAction[Any]) -> None:
-    doctor = actions.add_parser('doctor', help='check the installation and say what mends it')
+    doctor = actions.add_parser('doctor', help='check the installation and name the command that repairs it')
     doctor.set_defaults(run=commands.doctor)
     demo = actions.add_parser('demo', help='simulate a scan, train and reconstruct through Ptychodus, score the result')
     demo.add_argument('-o', '--output', type=Path, default=Path('demo'), help='folder for the results (default: demo)')
-    demo.add_argument('--scan', type=Path, help='a Ptychodus workflow folder to take instead of a simulated scan')
+    demo.add_argument('--scan', type=Path, help='a Ptychodus workflow folder to use instead of a simulated scan')
     demo.set_defaults(run=commands.demo)
 
 
@@ -114,8 +114,8 @@ def _add_read_as(parser: argparse.ArgumentParser) -> None:
         '--read-as',
         choices=get_args(DiffractionQuantity),
         default='auto',
-        help='what diff3d of a training file holds; auto decides by a rule that the log names (default: auto)',
+        help='values of diff3d in a training file; auto applies a rule that the log names (default: auto)',
     )
     parser.add_argument(
-        '--nphotons', type=float, metavar='N', help='mean photons of a pattern, where diff3d is normalised amplitudes'
+        '--nphotons', type=float, metavar='N', help='mean photons per pattern, where diff3d holds normalised amplitudes'
     )

@@ -1,4 +1,4 @@
-"""What a command has to say: one value, printed for people or as one JSON document."""
+"""The result of a command: one value, printed for people or as one JSON document."""
 
 from __future__ import annotations
 
@@ -7,39 +7,36 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .codes import ExitCode
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """Result of a command."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
-    """For scripts: what JSON can hold, and paths."""
+    """For scripts: values of JSON, and paths."""
     text: str = ''
     """For people."""
-    code: ExitCode = ExitCode.DONE
+    code: int = ExitCode.DONE
 
 
-def failure(kind: str, message: str, code: ExitCode) -> Outcome:
-    """The outcome of a command that ended with an error; the message has been printed on stderr already."""
-    return Outcome({'error': {'type': kind, 'message': message}}, '', code)
+def failure(kind: str, message: str, code: int, document: Mapping[str, Any]) -> CommandResult:
+    """Return the result of a command that ended with an error; its message is printed on stderr elsewhere."""
+    return CommandResult({**document, 'error': {'type': kind, 'message': message}}, '', code)
 
 
-def report(outcome: Outcome, command: str, *, as_json: bool, stdout: TextIO) -> None:
-    """Print ``outcome``: its text, or one JSON document with ``command``, ``ok``, ``exit_code`` and its own keys."""
-    if as_json:
-        envelope = {'command': command, 'ok': outcome.code is ExitCode.DONE, 'exit_code': int(outcome.code)}
-        stdout.write(json.dumps(plain(envelope | dict(outcome.document)), indent=2) + '\n')
-    elif outcome.text:
-        stdout.write(outcome.text + '\n')
-    stdout.flush()
+def json_of(result: CommandResult, command: str, written: Sequence[Path]) -> str:
+    """Return ``result`` as a JSON document: ``command``, ``ok``, ``exit_code``, ``written``, and its own keys."""
+    code = int(result.code)
+    envelope = {'command': command, 'ok': code == ExitCode.DONE, 'exit_code': code, 'written': list(written)}
+    return json.dumps(plain(envelope | dict(result.document)), indent=2)
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - a JSON tree
-    """``value`` as JSON can hold it: paths as strings, numbers of numpy as Python's, what is not finite as null."""
+    """Return ``value`` in types of JSON: paths as strings, numbers of numpy as Python's, not finite ones as null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -54,7 +51,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - a JSON tree
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Lines of names and values for people; rows whose value is None are left out."""
+    """Return lines of names and values for people; rows whose value is None are left out."""
     shown = {name: value for name, value in rows.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     return '\n'.join(f'{name:<{width}}  {value}' for name, value in shown.items())

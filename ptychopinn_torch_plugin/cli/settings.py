@@ -22,7 +22,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='SECTION.NAME=VALUE',
-        help='one setting, for example training.epochs=5; may be repeated, and wins over the settings file',
+        help='one setting, for example training.epochs=5; may be repeated, and overrides the settings file',
     )
 
 
@@ -30,13 +30,13 @@ def read_config(settings: Path | None, changes: Sequence[str], model_type: str =
     """Build the configuration of a run.
 
     Args:
-        settings: a settings file (INI) whose groups ``PtychoPINNPyTorch...`` are taken; None takes the defaults.
-        changes: what follows each ``--set``, ``section.name=value``; the last one for a name wins.
+        settings: a settings file (INI) whose groups ``PtychoPINNPyTorch...`` are read; None means the defaults.
+        changes: the values of ``--set``, ``section.name=value``; the last one of a name counts.
         model_type: ``'pinn'`` or ``'supervised'``.
 
     Raises:
-        ConfigurationError: the file is missing or no settings file, a change is not written that way, a name is
-            unknown, or a value is out of range.
+        ConfigurationError: the file does not exist or is not a settings file, a change is not of that form, a name
+            is unknown, or a value is out of range.
     """
     from ..host.settings import SECTIONS
 
@@ -52,14 +52,14 @@ def read_config(settings: Path | None, changes: Sequence[str], model_type: str =
                 f'--set {change}: write SECTION.NAME=VALUE with SECTION one of {", ".join(SECTIONS)}.'
             )
         if path == 'model.model_type':
-            raise ConfigurationError(f'--set {change}: the kind of model is chosen by train --supervised.')
+            raise ConfigurationError(f'--set {change}: choose the kind of model with train --supervised.')
         tree[section][name] = value
     tree['model']['model_type'] = model_type
     return parse_config(tree)
 
 
 def _read_groups(settings: Path) -> dict[str, dict[str, str]]:
-    """This package's groups in a settings file, by section of the configuration tree."""
+    """Return this package's groups in a settings file, by section of the configuration tree."""
     from ..host.settings import SECTIONS, group_name
 
     if not settings.is_file():
@@ -68,6 +68,6 @@ def _read_groups(settings: Path) -> dict[str, dict[str, str]]:
     try:
         parser.read(settings)
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigurationError(f'{settings} is no settings file of Ptychodus ({error}).') from error
+        raise ConfigurationError(f'{settings} is not a settings file of Ptychodus ({error}).') from error
     groups = {section: group_name(section) for section in SECTIONS}
     return {section: dict(parser[group]) for section, group in groups.items() if parser.has_section(group)}

@@ -1,26 +1,23 @@
-"""The terminal's side of a run: log and progress bar on stderr, and the signals that end it in order."""
+"""Log and progress bar of a run on stderr."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from types import FrameType
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
 from ..observer import SilentObserver
-from .codes import ExitCode
+from .signals import StopSignals
 
 _PACKAGE = __package__.partition('.')[0]
 
 
 class _BarHandler(logging.Handler):
-    """Writes records to stderr above a bar that may be there."""
+    """Writes records to stderr above the progress bar, if one is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
@@ -42,39 +39,12 @@ def logging_to_stderr(*, quiet: bool) -> Iterator[None]:
             logger.setLevel(level)
 
 
-@contextmanager
-def stdout_for_results() -> Iterator[TextIO]:
-    """Give stdout away for the result alone: whatever else is printed meanwhile goes to stderr."""
-    stdout = sys.stdout
-    with redirect_stdout(sys.stderr):
-        yield stdout
-
-
 class BarObserver(SilentObserver):
-    """Shows progress and the latest losses on a bar, and stops the run when a signal came."""
+    """Shows progress and the latest losses on a bar, and asks the run to end once a signal came."""
 
-    def __init__(self, bar: Any) -> None:  # noqa: ANN401 - tqdm has no types
+    def __init__(self, bar: Any, signals: StopSignals) -> None:  # noqa: ANN401 - tqdm has no types
         self._bar = bar
-        self._signal: signal.Signals | None = None
-
-    @property
-    def interruption(self) -> str | None:
-        """Name of the signal that ended the run early, for example ``SIGINT``; None if none did."""
-        return None if self._signal is None else self._signal.name
-
-    @property
-    def code(self) -> ExitCode:
-        """Exit code of the run: done, or ended by a signal."""
-        if self._signal is None:
-            return ExitCode.DONE
-        return ExitCode(128 + self._signal)
-
-    def stop(self, number: int) -> None:
-        """Ask the run to end; asked a second time, end the process as the signal would have."""
-        if self._signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self._signal = signal.Signals(number)
+        self._signals = signals
 
     def on_progress(self, done: int, goal: int) -> None:
         """Move the bar."""
@@ -87,27 +57,12 @@ class BarObserver(SilentObserver):
         self._bar.set_postfix(epoch=epoch, loss=f'{training:.4f}', **losses)
 
     def should_stop(self) -> bool:
-        """True once a signal came."""
-        return self._signal is not None
+        """Return True once a signal came."""
+        return self._signals.received is not None
 
 
 @contextmanager
-def listening(title: str, *, quiet: bool) -> Iterator[BarObserver]:
-    """An observer for the terminal; SIGINT and SIGTERM end the run after the current batch, with what it has.
-
-    The bar is drawn on stderr where that is a terminal, and unless ``quiet``.
-    """
+def progress_bar(title: str, signals: StopSignals, *, quiet: bool) -> Iterator[BarObserver]:
+    """Yield the observer of a run that draws on stderr, where that is a terminal, unless ``quiet``."""
     with tqdm(desc=title, unit='step', total=1, file=sys.stderr, disable=True if quiet else None) as bar:
-        observer = BarObserver(bar)
-
-        def stop(number: int, _frame: FrameType | None) -> None:
-            observer.stop(number)
-
-        before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {
-            number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield observer
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        yield BarObserver(bar, signals)

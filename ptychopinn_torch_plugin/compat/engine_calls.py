@@ -16,7 +16,7 @@ from ..config import Config
 from ..data.io.output import write_arrays
 from ..dependencies import missing
 from ..errors import ConfigurationError, InputError
-from ..metrics import write_judgement
+from ..metrics import write_metrics
 from .bundle import MODEL_NAME, load_inference_bundle_torch, model_of
 from .container import PtychoDataContainerTorch
 from .names import WorkflowConfig
@@ -111,7 +111,7 @@ def reassemble_container(
         results |= {'network_amp': np.abs(by_network), 'network_phase': np.angle(by_network)}
     if settings.output_dir is not None:
         _write(settings.output_dir / RECONSTRUCTION_FILE, results)
-        write_judgement(settings.output_dir, reconstruction)
+        write_metrics(settings.output_dir, reconstruction)
     return results['recon_amp'], results['recon_phase'], results
 
 

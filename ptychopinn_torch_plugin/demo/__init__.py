@@ -1,1 +1,1 @@
-"""The demonstration: a scan simulated on the spot, reconstructed through the real Ptychodus, scored and drawn."""
+"""The demonstration: a simulated scan, reconstructed by Ptychodus with this package, scored and plotted."""

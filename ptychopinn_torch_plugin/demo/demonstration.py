@@ -1,7 +1,7 @@
-"""The demonstration: everything through the ``ptychodus`` command, as a pipeline would run it.
+"""The demonstration: a training and a reconstruction by the ``ptychodus`` command, as a script would run them.
 
-A scan is simulated (or a workflow folder is taken), trained on and reconstructed; product, picture and scores are
-written into one folder.
+A scan is simulated (or a given workflow folder is copied), used for a training and reconstructed; product, plot, model
+and scores are written into one folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..storage.model_file import MODEL_FILE
 from .simulate import TRUTH_FILE, ScanPlan, simulate_scan
 
 ALGORITHM = 'PtychoPINN (PyTorch)_PINN'
-PICTURE_FILE = 'picture.png'
+PLOT_FILE = 'picture.png'
 SCORES_FILE = 'scores.json'
 SETTINGS_FILE = 'settings.ini'
 
@@ -39,20 +39,20 @@ class DemoError(PtychoPINNError, RuntimeError):
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where things are and how good they are."""
+    """Paths of the results, and the scores by name."""
 
     product: Path
-    picture: Path
+    plot: Path
     scores: dict[str, float]
 
 
 def run_demo(folder: Path, scan: Path | None = None) -> DemoResult:
-    """Run the demonstration into ``folder``; what an earlier run left there is replaced.
+    """Run the demonstration into ``folder``; the files of an earlier run there are replaced.
 
     Args:
         folder: output folder.
         scan: a Ptychodus workflow folder (``diffraction.h5`` and ``product.h5``, optionally ``settings.ini`` and
-            ``truth.h5``) to take instead of the simulated scan; it is not written to.
+            ``truth.h5``) to use instead of the simulated scan; nothing is written into it.
 
     Raises:
         InputError: ``scan`` is not a workflow folder.
@@ -77,9 +77,9 @@ def run_demo(folder: Path, scan: Path | None = None) -> DemoResult:
     product = folder / PRODUCT_FILE
     shutil.copy(sorted((work / 'result').glob('product*.h5'))[-1], product)
     shutil.copy(work / MODEL_FILE, folder)
-    scores = _judge(work, product, folder / PICTURE_FILE) | {name: round(value, 1) for name, value in seconds.items()}
+    scores = _score(work, product, folder / PLOT_FILE) | {name: round(value, 1) for name, value in seconds.items()}
     (folder / SCORES_FILE).write_text(json.dumps(scores, indent=2) + '\n')
-    return DemoResult(product, folder / PICTURE_FILE, scores)
+    return DemoResult(product, folder / PLOT_FILE, scores)
 
 
 def _copy_scan(scan: Path, work: Path) -> None:
@@ -101,7 +101,11 @@ def _select_algorithm(settings: Path) -> None:
 
 
 def _ptychodus(action: str, source: Path, target: Path, title: str) -> None:
-    """Run ``ptychodus -b action`` and turn the epochs in its log into a progress bar."""
+    """Run ``ptychodus -b action`` with a progress bar of the epochs in its log.
+
+    Raises:
+        DemoError: Ptychodus failed; the message names its log.
+    """
     log = source / f'{action}.log'
     command = [sys.executable, '-m', 'ptychodus', '-b', action, '-i', str(source), '-o', str(target)]
     with (
@@ -109,19 +113,23 @@ def _ptychodus(action: str, source: Path, target: Path, title: str) -> None:
         tqdm(desc=title, total=1, unit='epoch', bar_format=BAR, disable=None) as bar,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,  # noqa: S603
     ):
-        for line in process.stdout or ():
-            file.write(line)
-            if found := _EPOCH.search(line):
-                bar.total = int(found[2])
-                bar.update(int(found[1]) - bar.n)
+        try:
+            for line in process.stdout or ():
+                file.write(line)
+                if found := _EPOCH.search(line):
+                    bar.total = int(found[2])
+                    bar.update(int(found[1]) - bar.n)
+        except BaseException:  # a signal ended this process: Ptychodus is not waited for
+            process.terminate()
+            raise
         if process.wait() == 0 and action == 'reconstruct':
             bar.update(bar.total - bar.n)
     if process.returncode != 0:
         raise DemoError(f'Ptychodus could not {action} (exit code {process.returncode}): see {log}.')
 
 
-def _judge(work: Path, product_file: Path, picture: Path) -> dict[str, float]:
-    """Score the product, draw it, and return the scores by name."""
+def _score(work: Path, product_file: Path, plot: Path) -> dict[str, float]:
+    """Score the product, plot it, and return the scores by name."""
     from ptychodus.api.io import load_product
 
     from ..metrics import compare_with_truth, r_factor, scoring_region
@@ -131,12 +139,12 @@ def _judge(work: Path, product_file: Path, picture: Path) -> dict[str, float]:
     parameters = load_workflow_folder(work)
     scores = {'r_factor': r_factor(replace(parameters, product=product))}
     title = f'R-factor {scores["r_factor"]:.3f}'
-    objects = [('PtychoPINN (PyTorch)', scoring_region(product).crop(product.object_.get_layers_flattened()))]
+    arrays = [('PtychoPINN (PyTorch)', scoring_region(product).crop(product.object_.get_layers_flattened()))]
     if (work / TRUTH_FILE).is_file():
         pair = compare_with_truth(load_product(work / TRUTH_FILE), product)
         scores |= pair.scores.as_dict()
         title += f', amplitude SSIM {pair.scores.amplitude_ssim:.3f}, phase SSIM {pair.scores.phase_ssim:.3f}'
-        objects = [('truth', pair.truth), ('PtychoPINN (PyTorch)', pair.product)]
+        arrays = [('truth', pair.truth), ('PtychoPINN (PyTorch)', pair.product)]
     pixel = product.object_.get_pixel_geometry()
-    draw_objects(objects, (pixel.height_m, pixel.width_m), title, picture)
+    draw_objects(arrays, (pixel.height_m, pixel.width_m), title, plot)
     return {name: round(value, 4) for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""The picture: amplitude and phase of one or more objects side by side, on common colour scales."""
+"""A plot of one or more objects side by side: amplitude and phase, on common colour scales."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from ..metrics.plots import new_figure
 
 Titled = tuple[str, npt.NDArray[np.complexfloating]]
 
@@ -17,20 +19,19 @@ def draw_objects(objects: Sequence[Titled], pixel_m: tuple[float, float], title:
     Args:
         objects: title and complex ``(h, w)`` array of each; the first one sets the colour scales.
         pixel_m: height and width of a pixel in metres.
-        title: what stands above everything.
-        file: where the PNG goes.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+        title: title of the whole plot.
+        file: PNG file to write.
 
-    alone = len(objects) == 1
-    figure = Figure(figsize=(10.4, 4.6) if alone else (4.6 * len(objects) + 0.8, 8.6), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2).reshape(2, 1) if alone else figure.subplots(2, len(objects))
+    Raises:
+        ImportError: matplotlib is not installed or does not work here.
+    """
+    is_single = len(objects) == 1
+    figure = new_figure(*((10.4, 4.6) if is_single else (4.6 * len(objects) + 0.8, 8.6)))
+    axes = figure.subplots(1, 2).reshape(2, 1) if is_single else figure.subplots(2, len(objects))
     figure.suptitle(title)
     height, width = objects[0][1].shape
     extent = (0.0, width * pixel_m[1] * 1e6, height * pixel_m[0] * 1e6, 0.0)
-    # The constant phase means nothing: every object is shown around its own mean phase.
+    # No pattern determines the constant phase: every object is shown relative to its own mean phase.
     rows = [
         ('amplitude', [(name, np.abs(array)) for name, array in objects]),
         ('phase [rad]', [(name, np.angle(array * np.exp(-1j * np.angle(array.sum())))) for name, array in objects]),

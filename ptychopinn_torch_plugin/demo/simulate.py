@@ -1,4 +1,4 @@
-"""A simulated scan with a known truth, made with Ptychodus' own simulators.
+"""A simulated scan with a known object, made with Ptychodus' own simulators.
 
 The scan resembles those of a hard x-ray microprobe: a zone plate out of focus, a sample of overlapping discs (the
 dead-leaves model), a jittered raster, photon noise. Written as a Ptychodus workflow folder plus ``truth.h5``.
@@ -25,7 +25,7 @@ LINE_AREA_PX = 300.0
 
 @dataclass(frozen=True)
 class ScanPlan:
-    """What to simulate. Lengths in metres where the name says so, else in pixels of the object grid."""
+    """Parameters of a simulation; lengths in metres where the name ends in ``_m``, in object pixels elsewhere."""
 
     seed: int = 1
     sample: str = 'discs'
@@ -41,7 +41,7 @@ class ScanPlan:
     modes: int = 1
     """Incoherent probe modes; the first one holds 70 % of the power where there are more."""
     assumed_defocus_factor: float = 1.0
-    """The product handed out has a probe with the defocus times this factor; 1 hands out the true probe."""
+    """Factor on the defocus of the probe in the product that is written; 1 gives the true probe."""
     noise: bool = True
 
     detector_pixel_m: float = 75e-6
@@ -109,7 +109,7 @@ def _probe_geometry(plan: ScanPlan) -> ProbeGeometry:
 
 
 def _positions(plan: ScanPlan, geometry: ProbeGeometry, rng: np.random.Generator) -> ProbePositionSequence:
-    """A snake raster with uniform jitter: a perfect raster would leave the raster-grid ambiguity in the picture."""
+    """Return a snake raster with uniform jitter; a perfect raster has an ambiguity with the period of the grid."""
     from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
     from ptychodus.api.simulate.probe_positions import generate_cartesian_probe_positions
 
@@ -161,7 +161,7 @@ def _probe(plan: ScanPlan, geometry: ProbeGeometry, defocus_factor: float) -> Pr
 
 
 def _with_modes(probe: Probe, modes: int) -> Probe:
-    """Add weaker orthogonal modes, as a vibrating or partly coherent beam has them."""
+    """Add weaker orthogonal modes, as in a vibrating or partially coherent beam."""
     from ptychodus.api.probe import Probe
 
     if modes == 1:
@@ -210,7 +210,7 @@ def _sample(plan: ScanPlan, geometry: ObjectGeometry, rng: np.random.Generator) 
 
 
 def _lines(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Amplitudes of random straight lines of high aspect ratio, which darken where they cross; no phase."""
+    """Return amplitudes ``(h, w)`` of random long thin lines; where lines cross, their transmissions multiply."""
     y, x = np.indices(shape, dtype=np.float32)
     amplitude = np.ones(shape, dtype=np.float32)
     for _ in range(round(shape[0] * shape[1] / LINE_AREA_PX)):
@@ -219,7 +219,7 @@ def _lines(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         length, width = rng.uniform(20, 100), rng.uniform(1.0, 3.0)
         along = (y - centre_y) * np.sin(angle) + (x - centre_x) * np.cos(angle)
         across = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
-        # Edges one pixel wide: what is sharper than the pixels is nobody's to find.
+        # Edges one pixel wide: detail below the pixel size cannot be reconstructed.
         inside = np.clip((length - 2 * np.abs(along)) / 2 + 0.5, 0, 1) * np.clip(width / 2 - np.abs(across) + 0.5, 0, 1)
         amplitude *= 1 - rng.uniform(0.1, 0.4) * inside
     return np.maximum(amplitude, 0.2)

@@ -1,15 +1,15 @@
-"""How good a reconstruction is: told from the patterns alone, and against a truth where there is one.
+"""Quality of a reconstruction: computed from the patterns alone, and against a ground truth where there is one.
 
-The engine's part (:mod:`.engine`, torch) comes with every reconstruction; :func:`write_judgement` leaves it beside the
-product. The scores of :mod:`.truth` are the host's own measures and need Ptychodus, imported when they are asked for.
-Importing this package loads neither torch nor Ptychodus nor matplotlib.
+The metrics of :mod:`.residuals` (torch) are part of every reconstruction; :func:`write_metrics` writes them beside the
+product. The scores of :mod:`.ground_truth` are computed by Ptychodus, which is imported when they are asked for.
+Importing this package imports neither torch nor Ptychodus nor matplotlib.
 """
 
 from __future__ import annotations
 
 from .frc import aligned, ring_correlation, window_of
 from .ground_truth import ScoredPair, TruthScores, compare_with_truth, r_factor, scoring_region
-from .output import FOLDER, write_judgement
+from .output import FOLDER, write_metrics
 from .verdict import verdict
 
 __all__ = [
@@ -23,5 +23,5 @@ __all__ = [
     'scoring_region',
     'verdict',
     'window_of',
-    'write_judgement',
+    'write_metrics',
 ]

@@ -1,6 +1,6 @@
-"""Fourier ring correlation of two objects on one grid, and their alignment (numpy; no truth, no Ptychodus needed).
+"""Fourier ring correlation of two objects on one grid, and their alignment, in numpy.
 
-Rings, statistic and threshold are those of Ptychodus' ``compute_fourier_ring_correlation``; a test holds them together.
+Rings, statistic and threshold are those of Ptychodus' ``compute_fourier_ring_correlation``; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Real = npt.NDArray[np.floating]
 
 ALIGNMENT_STEPS = 12
 EDGE_TOLERANCE = 1e-9
-"""A pixel on the edge of two rings belongs to the outer one, whatever rounding says."""
-LOST_RINGS = 3
-"""So many of the lowest rings may lie below the threshold: few pixels make them unsure."""
-WELL_LIT = 0.5
-"""Share of the typical illumination from which on a pixel is compared."""
+"""Relative tolerance of the edges of rings: a pixel on an edge belongs to the outer ring in spite of rounding."""
+UNCERTAIN_RINGS = 3
+"""Number of lowest rings of which some may lie below the threshold: they have few pixels."""
+WELL_ILLUMINATED = 0.5
+"""Share of the mean illumination from which on a pixel is compared."""
 EDGE_PX = 8.0
 """Width of the soft edge of the window."""
 
 
 def ring_correlation(first: Complex, second: Complex, window: Real) -> FourierRingCorrelation:
-    """Correlate two aligned objects ring by ring.
+    """Compute the Fourier ring correlation of two aligned objects.
 
     Args:
         first: complex ``(h, w)``.
         second: the same shape.
-        window: weights ``(h, w)``, soft towards their edges; means weighted with it are removed first.
+        window: weights ``(h, w)`` with smooth edges; weighted means are subtracted first.
 
     Returns:
         ``sum Re(F1 conj(F2)) / sqrt(sum |F1|^2 sum |F2|^2)`` per ring with the half-bit threshold (M. van Heel &
@@ -65,7 +65,7 @@ def ring_correlation(first: Complex, second: Complex, window: Real) -> FourierRi
 
 
 def half_bit_threshold(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Half-bit threshold of rings (M. van Heel & M. Schatz, J. Struct. Biol. 151, 250 (2005)), dimensionless.
+    """Compute the half-bit threshold of rings (M. van Heel & M. Schatz, J. Struct. Biol. 151, 250 (2005)).
 
     Args:
         pixels: ``(rings,)``, Fourier pixels in each.
@@ -80,14 +80,14 @@ def half_bit_threshold(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.float6
 
 
 def resolution_of(frequencies: Real, correlation: Real, threshold: Real) -> float | None:
-    """Full period, in pixels, at which the correlation first falls below the threshold.
+    """Return the full period, in pixels, at which the correlation first falls below the threshold.
 
-    2 (the grid's own limit) where it never does. The lowest rings, where a handful of pixels decide, may lie below; if
-    all of :data:`LOST_RINGS` do, there is no resolution: None.
+    2, the limit of the grid, where it never does. The lowest rings, which have few pixels, may lie below the threshold;
+    if the :data:`UNCERTAIN_RINGS` lowest all do, there is no resolution: None.
     """
     known = np.flatnonzero(np.isfinite(correlation) & np.isfinite(threshold))
     above = correlation[known] > threshold[known]
-    if not above[:LOST_RINGS].any():
+    if not above[:UNCERTAIN_RINGS].any():
         return None
     start = int(np.argmax(above))
     below = np.flatnonzero(~above[start:])
@@ -100,27 +100,31 @@ def resolution_of(frequencies: Real, correlation: Real, threshold: Real) -> floa
 
 
 def window_of(photons: Real) -> npt.NDArray[np.float64]:
-    """Weights ``(h, w)`` of what ``photons`` ``(h, w)`` light well: 1 inside, a cosine to 0 towards the edges."""
-    lit = photons > 0
-    if not lit.any():
+    """Return weights ``(h, w)`` of the well illuminated pixels: 1 inside, a cosine to 0 towards the edges.
+
+    Args:
+        photons: ``(h, w)``, photons on each object pixel.
+    """
+    illuminated = photons > 0
+    if not illuminated.any():
         return np.zeros(photons.shape)
-    inside = np.pad(photons > WELL_LIT * photons[lit].mean(dtype=np.float64), 1)
+    inside = np.pad(photons > WELL_ILLUMINATED * photons[illuminated].mean(dtype=np.float64), 1)
     depth = np.minimum(distance_transform_edt(inside)[1:-1, 1:-1] / EDGE_PX, 1.0)
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * depth))
 
 
 def aligned(moving: Complex, fixed: Complex, window: Real) -> Complex:
-    """``moving`` ``(h, w)`` less what no pattern fixes, so that it lies on ``fixed`` where ``window`` weighs.
+    """Align ``moving`` with ``fixed``, both complex ``(h, w)``, where ``window`` is not zero.
 
-    A constant factor, a linear phase ramp and a common shift, found together by Gauss-Newton steps from the ramp that
-    the brightest frequency of ``fixed conj(moving)`` shows.
+    Removes what no pattern determines: a constant factor, a linear phase ramp and a common shift. They are fitted
+    together by Gauss-Newton steps; the first ramp is the strongest frequency of ``fixed conj(moving)``.
     """
     y, x = np.indices(fixed.shape) - (np.array(fixed.shape).reshape(2, 1, 1) - 1) / 2
     frequency_y, frequency_x = np.fft.fftfreq(fixed.shape[0])[:, None], np.fft.fftfreq(fixed.shape[1])
     tilt, shift, factor = _tilt_between(moving, fixed, window), np.zeros(2), 1.0 + 0.0j
     answer = moving
     for step in range(ALIGNMENT_STEPS):
-        # The ramp goes first: a tilted picture does not close around its edges, and a Fourier shift would ring.
+        # The ramp is removed first: with a ramp, the object is not periodic, and a Fourier shift would cause ringing.
         spectrum = np.fft.fft2(moving * np.exp(1j * (tilt[0] * y + tilt[1] * x)))
         spectrum *= np.exp(-2j * np.pi * (frequency_y * shift[0] + frequency_x * shift[1]))
         answer = np.fft.ifft2(spectrum)
@@ -138,7 +142,7 @@ def aligned(moving: Complex, fixed: Complex, window: Real) -> Complex:
 
 
 def _tilt_between(moving: Complex, fixed: Complex, window: Real) -> npt.NDArray[np.float64]:
-    """Phase ramp (y, x) of ``fixed conj(moving)``, radians per pixel, from its brightest frequency."""
+    """Return the phase ramp (y, x) of ``fixed conj(moving)``, radians per pixel, from its strongest frequency."""
     size = [1 << (4 * side - 1).bit_length() for side in fixed.shape]
     spectrum = np.abs(np.fft.fft2(window * fixed * moving.conj(), size))
     peak = np.unravel_index(spectrum.argmax(), spectrum.shape)
@@ -146,7 +150,7 @@ def _tilt_between(moving: Complex, fixed: Complex, window: Real) -> npt.NDArray[
 
 
 def _least_squares(columns: list[Complex], target: Complex, window: Real) -> npt.NDArray[np.float64]:
-    """Real weights of complex ``columns``, ``(h, w)`` each, whose sum is nearest to ``target`` under ``window``."""
+    """Return real coefficients of complex ``columns``, ``(h, w)`` each, that fit ``target`` best in ``window``."""
     design = np.stack([(window * column).ravel() for column in columns])
     normal = (design.conj() @ design.T).real
     size = np.sqrt(np.diag(normal).clip(1e-30))

@@ -1,6 +1,6 @@
-"""How good a product is, by the host's own measures: against a truth, and against the measured patterns.
+"""Quality of a product, by Ptychodus' own metrics: against a known object, and against the measured patterns.
 
-Ptychodus is imported when a score is asked for.
+Ptychodus is imported when a score is computed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from ptychodus.api.reconstruct import ReconstructInput
 
 WELL_ILLUMINATED = 0.5
-"""Share of the typical illumination from which on a pixel is scored."""
+"""Share of the mean illumination from which on a pixel is scored."""
 EROSION_PX = 4
 SCALE_STEPS = 81
 MIN_SHIFT_PX = 0.03
 MAX_SHIFT_PX = 10.0
-"""A registration that finds more has not found the object."""
+"""Larger shifts are errors of the registration and are not applied."""
 MATCH = 0.5
-"""Ring correlation with the truth from which on a spatial frequency counts as found."""
+"""Fourier ring correlation with the known object from which on a spatial frequency counts as resolved."""
 
 
 @dataclass(frozen=True)
 class TruthScores:
-    """Agreement with a known object in the well illuminated rectangle, ambiguities removed."""
+    """Agreement with a known object in the well illuminated rectangle, without the ambiguities of ptychography."""
 
     amplitude_ssim: float
     """Structural similarity of the moduli, 1 is perfect."""
@@ -40,20 +40,20 @@ class TruthScores:
     phase_error_rad: float
     """Root mean square."""
     ring_area: float
-    """Fourier ring correlation with the truth, averaged over the spatial frequencies; 1 is perfect."""
+    """Fourier ring correlation with the known object, averaged over the spatial frequencies; 1 is perfect."""
     ring_resolution_px: float
-    """Full period, in pixels, at which that correlation first falls below 1/2 (against a truth without noise, 1/2 is
-    where signal and noise are equally strong in phase); 2 if it never does, the side of the rectangle if it begins
-    there."""
+    """Full period, in pixels, at which that correlation first falls below 1/2 (where signal and noise are equally
+    strong, as the known object has no noise); 2 if it never does, the longer side of the rectangle if it is below 1/2
+    from the start."""
 
     def as_dict(self) -> dict[str, float]:
-        """The scores by name."""
+        """Return the scores by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """What was compared: truth and product, cut to the scored rectangle, complex ``(h, w)``."""
+    """Scores, and what was compared: both objects, cut to the scored rectangle, complex ``(h, w)``."""
 
     scores: TruthScores
     truth: npt.NDArray[np.complexfloating]
@@ -63,8 +63,8 @@ class ScoredPair:
 def compare_with_truth(truth: Product, product: Product, well_illuminated: float = WELL_ILLUMINATED) -> ScoredPair:
     """Score ``product`` against ``truth``; both on the same object grid.
 
-    What no pattern fixes is removed: a constant complex factor, a linear phase ramp, and a common shift of a pixel or
-    so, which a refined probe and the object may have taken together. ``well_illuminated`` is the share of the typical
+    What no pattern determines is removed first: a constant complex factor, a linear phase ramp, and a common shift of
+    object and probe, which is a pixel or so where the probe was refined. ``well_illuminated`` is the share of the mean
     illumination from which on a pixel is scored.
     """
     from ptychodus.api import metrics
@@ -81,7 +81,7 @@ def compare_with_truth(truth: Product, product: Product, well_illuminated: float
     found = region.crop(product.object_.get_layers_flattened())
     phase, found_phase = np.angle(expected), np.angle(expected) + np.angle(found * np.conj(expected))
     modulus, found_modulus = np.abs(expected), np.abs(found)
-    area, resolution = _rings(expected, found, region.weights)
+    area, resolution = _correlation_scores(expected, found, region.weights)
     scores = TruthScores(
         amplitude_ssim=float(metrics.compute_structural_similarity(modulus, found_modulus)),
         phase_ssim=float(metrics.compute_structural_similarity(phase, found_phase)),
@@ -94,19 +94,19 @@ def compare_with_truth(truth: Product, product: Product, well_illuminated: float
     return ScoredPair(scores, expected, found)
 
 
-def _rings(
+def _correlation_scores(
     truth: npt.NDArray[np.complexfloating], product: npt.NDArray[np.complexfloating], weights: npt.NDArray[np.floating]
 ) -> tuple[float, float]:
-    """Area and resolution in pixels of the ring correlation, from the host; the latter is never NaN."""
+    """Return mean and resolution in pixels of Ptychodus' Fourier ring correlation; the latter is never NaN."""
     from ptychodus.api.metrics import compute_fourier_ring_correlation
 
-    rings = compute_fourier_ring_correlation(truth, product, 1.0, 1.0, window=weights)
-    known = rings.correlation[np.isfinite(rings.correlation)]
+    frc = compute_fourier_ring_correlation(truth, product, 1.0, 1.0, window=weights)
+    known = frc.correlation[np.isfinite(frc.correlation)]
     if (known >= MATCH).all():
-        return rings.get_area_under_curve(), 2.0
+        return frc.get_area_under_curve(), 2.0
     if known[0] < MATCH:
-        return rings.get_area_under_curve(), float(max(truth.shape))
-    return rings.get_area_under_curve(), max(2.0, rings.get_resolution_m(MATCH))
+        return frc.get_area_under_curve(), float(max(truth.shape))
+    return frc.get_area_under_curve(), max(2.0, frc.get_resolution_m(MATCH))
 
 
 def _standardised(product: Product, truth: Product, region: ScoringRegion) -> Product:
@@ -121,7 +121,7 @@ def _standardised(product: Product, truth: Product, region: ScoringRegion) -> Pr
 
 
 def _shift_between(truth: Product, product: Product, region: ScoringRegion) -> tuple[float, float]:
-    """By how many pixels (y, x) ``product`` must move to lie on ``truth``, told from the scored rectangle."""
+    """Return the shift (y, x) in pixels that aligns ``product`` with ``truth`` in the scored rectangle."""
     from ptychodus.api.object import Object, RegistrationQuantity, estimate_object_alignment_shift
 
     pieces = []
@@ -136,7 +136,7 @@ def _shift_between(truth: Product, product: Product, region: ScoringRegion) -> t
 
 
 def scoring_region(product: Product, well_illuminated: float = WELL_ILLUMINATED) -> ScoringRegion:
-    """The largest rectangle of the object that the product's own probe illuminates well."""
+    """Return the largest rectangle of the object that the product's own probe illuminates well."""
     from ptychodus.api.illumination import compute_illumination_map
     from ptychodus.api.metrics import compute_illumination_scoring_region
 
@@ -149,9 +149,9 @@ def scoring_region(product: Product, well_illuminated: float = WELL_ILLUMINATED)
 
 
 def r_factor(parameters: ReconstructInput) -> float:
-    """Amplitude R-factor of a product against its patterns, at the best global scale.
+    """Compute the amplitude R-factor of a product against its patterns, at the best global scale.
 
-    ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)`` over the measured pixels, with the host's simulator for ``I``; the scale
+    ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)`` over the measured pixels, with ``I`` of Ptychodus' simulator; the scale
     ``c`` is fitted because that simulator is not unitary; 0 is perfect.
     """
     from ptychodus.api.simulate.diffraction import generate_diffraction_data

@@ -1,4 +1,4 @@
-"""The files of a judgement, beside the product: figures, maps and a picture."""
+"""The files of the metrics, beside the product: numbers, maps and a plot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dependencies import missing
 from ..errors import OutputError
 from ..storage.atomic import write_atomically
 from .verdict import verdict
@@ -20,87 +21,101 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Scripts of users read these names and the keys in the files: they stay.
 FOLDER = 'judgement'
-FIGURES_FILE = 'judgement.json'
+NUMBERS_FILE = 'judgement.json'
 MAPS_FILE = 'maps.npz'
-PICTURE_FILE = 'judgement.png'
+PLOT_FILE = 'judgement.png'
 
-_FIGURES = ('r_factor', 'noise_r_factor', 'reduced_chi_square', 'scale', 'covered_share', 'overlap', 'uncertainty')
+_NUMBERS = {
+    'r_factor': 'r_factor',
+    'noise_r_factor': 'noise_r_factor',
+    'excess': 'reduced_chi_square',
+    'scale': 'scale',
+    'covered_share': 'covered_share',
+    'overlap': 'overlap',
+    'uncertainty': 'uncertainty',
+}
+"""Keys in ``judgement.json``, and the fields of the metrics that they hold."""
 _MAPS = ('object_r_map', 'detector_r_map', 'uncertainty_map', 'photons_map')
-_RINGS = ('frequencies', 'correlation', 'threshold')
+_FRC_ARRAYS = ('frequencies', 'correlation', 'threshold')
 
 
-def write_judgement(folder: Path, reconstruction: Reconstruction, pixel_m: tuple[float, float] | None = None) -> bool:
+def metrics_files(folder: Path) -> tuple[Path, ...]:
+    """Return the paths that :func:`write_metrics` writes for a product in ``folder``."""
+    return tuple(Path(folder) / FOLDER / name for name in (NUMBERS_FILE, MAPS_FILE, PLOT_FILE))
+
+
+def write_metrics(folder: Path, reconstruction: Reconstruction, pixel_m: tuple[float, float] | None = None) -> bool:
     """Write ``judgement.json``, ``maps.npz`` and ``judgement.png`` into the folder ``judgement`` of ``folder``.
 
-    A reconstruction is worth more than its judgement: what cannot be written is a warning in the log, not an error.
+    The product is written before and does not depend on its metrics: what cannot be written or drawn is a warning in
+    the log, not an error.
 
     Args:
-        folder: where the product lies.
-        reconstruction: what was reconstructed, with its judgement.
+        folder: where the product is.
+        reconstruction: the reconstruction with its metrics.
         pixel_m: height and width of an object pixel in metres, where known.
 
     Returns:
-        Whether all of it is written; False also where the reconstruction was not judged.
+        Whether all three files are written; False also where the reconstruction has no metrics.
     """
-    judgement = reconstruction.metrics
-    if judgement is None:
+    metrics = reconstruction.metrics
+    if metrics is None:
         return False
-    target = Path(folder) / FOLDER
+    numbers_file, maps_file, plot_file = metrics_files(folder)
     try:
-        write_atomically(target / FIGURES_FILE, json.dumps(figures(judgement, pixel_m), indent=2).encode() + b'\n')
-        write_atomically(target / MAPS_FILE, _maps(judgement))
-        write_atomically(target / PICTURE_FILE, _picture(reconstruction, judgement, pixel_m))
-    except OutputError as error:
-        logger.warning('The judgement is not complete in %s: %s', target, error)
-        return False
+        write_atomically(numbers_file, json.dumps(numbers(metrics, pixel_m), indent=2).encode() + b'\n')
+        write_atomically(maps_file, _maps(metrics))
+        write_atomically(plot_file, _plot(reconstruction, metrics, pixel_m))
     except ImportError as error:
-        logger.warning(
-            'There is no picture of the judgement in %s: %s cannot be imported, install it with "pip install '
-            'matplotlib"; figures and maps are there.', target, error.name,
-        )  # fmt: skip
+        logger.warning('The metrics in %s have no plot. %s', numbers_file.parent, missing(error))
+        return False
+    except (OutputError, MemoryError) as error:
+        reason = str(error) or 'there is not enough memory.'
+        logger.warning('The metrics in %s are not complete: %s', numbers_file.parent, reason)
         return False
     return True
 
 
-def figures(
-    judgement: ReconstructionMetrics, pixel_m: tuple[float, float] | None = None
+def numbers(
+    metrics: ReconstructionMetrics, pixel_m: tuple[float, float] | None = None
 ) -> dict[str, float | str | None]:
-    """The scalars by name, with the verdict; a number that is not known is None.
+    """Return the scalar metrics by name, and the verdict; None for a number that is not known.
 
-    With ``pixel_m`` (height and width in metres), ``resolution_m`` is the resolution along the coarser axis.
+    With ``pixel_m`` (height and width in metres), ``resolution_m`` is the resolution along the longer side of a pixel.
     """
-    values: dict[str, float | str | None] = {name: _known(float(getattr(judgement, name))) for name in _FIGURES}
-    if judgement.frc is not None:
-        values['resolution_px'] = judgement.frc.resolution_px
+    values: dict[str, float | str | None] = {
+        key: _known(float(getattr(metrics, name))) for key, name in _NUMBERS.items()
+    }
+    if metrics.frc is not None:
+        values['resolution_px'] = metrics.frc.resolution_px
         if pixel_m is not None:
-            values['resolution_m'] = resolution_m(judgement.frc.resolution_px, pixel_m)
-    values['verdict'] = verdict(judgement)
+            values['resolution_m'] = resolution_m(metrics.frc.resolution_px, pixel_m)
+    values['verdict'] = verdict(metrics)
     return values
 
 
 def resolution_m(resolution_px: float | None, pixel_m: tuple[float, float]) -> float | None:
-    """A resolution in metres; where pixels are not square, along their longer side."""
+    """Return a resolution in metres; where pixels are not square, along their longer side."""
     return None if resolution_px is None else resolution_px * max(pixel_m)
 
 
 def _known(value: float) -> float | None:
-    """JSON has no word for what is not a number."""
+    """Return None for NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
-def _maps(judgement: ReconstructionMetrics) -> bytes:
-    arrays = {name: getattr(judgement, name) for name in _MAPS}
-    if judgement.frc is not None:
-        arrays |= {f'ring_{name}': getattr(judgement.frc, name) for name in _RINGS}
+def _maps(metrics: ReconstructionMetrics) -> bytes:
+    arrays = {name: getattr(metrics, name) for name in _MAPS}
+    if metrics.frc is not None:
+        arrays |= {f'ring_{name}': getattr(metrics.frc, name) for name in _FRC_ARRAYS}
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 
-def _picture(
-    reconstruction: Reconstruction, judgement: ReconstructionMetrics, pixel_m: tuple[float, float] | None
-) -> bytes:
-    from .plots import draw_judgement
+def _plot(reconstruction: Reconstruction, metrics: ReconstructionMetrics, pixel_m: tuple[float, float] | None) -> bytes:
+    from .plots import draw_metrics
 
-    return draw_judgement(reconstruction, judgement, pixel_m)
+    return draw_metrics(reconstruction, metrics, pixel_m)

@@ -117,9 +117,9 @@ def _hand_over(job: Job, reconstruction: Reconstruction) -> None:
     """Write the result into the job's folder, then its metrics into the output folder, if there is one."""
     write_result(job.folder, reconstruction)
     if job.output_folder is not None:
-        from ..metrics.output import write_judgement
+        from ..metrics.output import write_metrics
 
-        write_judgement(job.output_folder, reconstruction, job.pixel_m)
+        write_metrics(job.output_folder, reconstruction, job.pixel_m)
 
 
 def _required(path: Path | None, what: str) -> Path:

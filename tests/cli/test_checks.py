@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +15,9 @@ import pytest
 from ptychopinn_torch_plugin import doctor
 from ptychopinn_torch_plugin.cli import main
 from ptychopinn_torch_plugin.cli.codes import MEANINGS, ExitCode, exit_code_of
-from ptychopinn_torch_plugin.cli.result import Outcome, plain, report
-from ptychopinn_torch_plugin.cli.terminal import listening
+from ptychopinn_torch_plugin.cli.result import CommandResult, json_of, plain
+from ptychopinn_torch_plugin.cli.signals import StopSignals
+from ptychopinn_torch_plugin.cli.terminal import progress_bar
 from ptychopinn_torch_plugin.demo import demonstration as demo_run
 from ptychopinn_torch_plugin.doctor import Check
 from ptychopinn_torch_plugin.errors import MissingDependencyError, PtychoPINNError, TrainingError
@@ -77,7 +76,7 @@ def test_what_others_print_does_not_reach_stdout(
     assert 'a record' not in capsys.readouterr().err
 
 
-def test_help_tells_the_codes(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_codes(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(['--help'])
     assert caught.value.code == 0
@@ -101,13 +100,13 @@ def test_codes_of_errors(error: Exception, code: ExitCode) -> None:
 
 
 def test_documents_hold_what_json_can() -> None:
-    stream = io.StringIO()
     tree = {'a': np.float64(np.nan), 'b': (np.int64(3), Path('x')), 'c': {'d': float('inf')}, 'e': np.array([1, 2])}
-    report(Outcome(tree, 'text', ExitCode.FAILED), 'train', as_json=True, stdout=stream)
-    assert json.loads(stream.getvalue()) == {
+    document = json_of(CommandResult(tree, 'text', ExitCode.FAILED), 'train', [Path('y')])
+    assert json.loads(document) == {
         'command': 'train',
         'ok': False,
         'exit_code': 1,
+        'written': ['y'],
         'a': None,
         'b': [3, 'x'],
         'c': {'d': None},
@@ -116,7 +115,7 @@ def test_documents_hold_what_json_can() -> None:
     assert plain('text') == 'text'
 
 
-def test_a_bar_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_is_drawn_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -127,28 +126,12 @@ def test_a_bar_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None
         (io.StringIO(), False, False),
     ):
         monkeypatch.setattr(sys, 'stderr', stream)
-        with listening('Training', quiet=quiet) as observer:
+        with progress_bar('Training', StopSignals(), quiet=quiet) as observer:
             observer.on_progress(3, 10)
             observer.on_losses(1, 0.5, 0.25)
             observer.on_progress(10, 10)
         assert ('Training' in stream.getvalue()) is is_drawn
         assert ('held_out=0.2500' in stream.getvalue()) is is_drawn
-
-
-def test_a_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, 'kill', lambda process, number: sent.append((process, number)))
-    with listening('Training', quiet=True) as observer:
-        assert not observer.should_stop()
-        signal.raise_signal(signal.SIGINT)
-        assert observer.should_stop()
-        assert observer.interruption == 'SIGINT'
-        assert observer.code is ExitCode.INTERRUPTED
-        assert sent == []
-        signal.raise_signal(signal.SIGINT)
-        assert sent == [(os.getpid(), signal.SIGINT)]
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_the_module_runs_and_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Export, convert and info: nothing is lost on the way, and what is not known is asked for."""
+"""Export, convert and info: nothing is lost in a conversion, and what is not known is asked for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assert_same(one: RawScan, other: RawScan) -> None:
 
 @pytest.mark.parametrize('dialect', ['counts', 'amplitude'])
 @pytest.mark.skipif(not STAR.is_dir(), reason='the real scan is not there')
-def test_the_real_scan_makes_the_round_trip(tmp_path: Path, run: Command, dialect: str) -> None:
+def test_the_measured_scan_is_converted_there_and_back(tmp_path: Path, run: Command, dialect: str) -> None:
     assert run(['convert', STAR, '-o', tmp_path / 'star.npz', '--dialect', dialect]) == 0
     assert run(['convert', tmp_path / 'star.npz', '-o', tmp_path / 'star']) == 0
     before, after = read_workflow_folder(STAR), read_workflow_folder(tmp_path / 'star')
@@ -139,7 +139,7 @@ def test_contradictions_are_refused(
     assert message in document['error']['message']
 
 
-def test_fresnel_numbers_tell_the_pixel(folder: Path, tmp_path: Path, run: Command) -> None:
+def test_fresnel_numbers_give_the_pixel_size(folder: Path, tmp_path: Path, run: Command) -> None:
     write_training_npz(tmp_path / 'scan.npz', read_workflow_folder(folder))
     words = ['--photon-energy-ev', 8800, '--detector-distance-m', 2.0]
     assert run(['convert', tmp_path / 'scan.npz', '-o', tmp_path / 'out', *words]) == 0
@@ -157,7 +157,7 @@ def test_a_geometry_that_is_none_is_refused(training_file: Path, tmp_path: Path,
     ('words', 'message'),
     [
         (['export', 'scan.npz', '-o', 'folder'], 'ends in .npz'),
-        (['export', 'scan.npz', '-o', 'scan.npz'], 'is what is read'),
+        (['export', 'scan.npz', '-o', 'scan.npz'], 'is the file to read'),
         (['convert', 'scan.npz', '-o', 'note.txt'], 'note.txt is a file'),
     ],
 )

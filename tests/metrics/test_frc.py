@@ -1,4 +1,4 @@
-"""Rings, threshold and resolution are those of the host; alignment takes away what no pattern fixes."""
+"""Rings, threshold and resolution are those of Ptychodus; alignment removes what no pattern determines."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from tests.helpers.scans import smooth_object
 
 
 def noisy_pair(shape: tuple[int, int]) -> tuple[npt.NDArray[np.complex128], npt.NDArray[np.complex128]]:
-    """The same object twice, with noise that drowns the fine detail."""
+    """Return the same object twice, with noise stronger than the fine detail."""
     rng = np.random.default_rng(5)
     truth = smooth_object(shape, 3)
     first, second = (truth + 0.1 * (rng.normal(size=shape) + 1j * rng.normal(size=shape)) for _ in range(2))
     return first, second
 
 
-def soft_window(shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+def smooth_window(shape: tuple[int, int]) -> npt.NDArray[np.float64]:
     photons = np.zeros(shape)
     photons[6:-5, 4:-9] = 100.0
     return window_of(photons)
 
 
 @pytest.mark.parametrize('shape', [(64, 64), (61, 80), (90, 47)])
-def test_rings_are_those_of_the_host(shape: tuple[int, int]) -> None:
+def test_correlation_equals_that_of_ptychodus(shape: tuple[int, int]) -> None:
     first, second = noisy_pair(shape)
-    window = soft_window(shape)
+    window = smooth_window(shape)
     ours = ring_correlation(first, second, window)
     theirs = compute_fourier_ring_correlation(first, second, 1.0, 1.0, window=window)
     np.testing.assert_allclose(ours.frequencies, theirs.spatial_frequency_per_m, atol=1e-12)
@@ -41,7 +41,7 @@ def test_rings_are_those_of_the_host(shape: tuple[int, int]) -> None:
     assert ours.resolution_px == pytest.approx(theirs.get_resolution_m_at_bit_threshold(), rel=1e-9)
 
 
-def test_low_rings_below_the_threshold_are_no_trap() -> None:
+def test_low_rings_below_the_threshold_are_skipped() -> None:
     pixels = np.array([0, 8, 12, 20, 30, 40])
     frequencies = np.arange(6) / 12
     correlation = np.array([np.nan, 0.2, 0.9, 0.95, 0.9, 0.1])
@@ -54,16 +54,16 @@ def test_low_rings_below_the_threshold_are_no_trap() -> None:
     assert 12 / 5 < resolution < 12 / 4
 
 
-def test_no_agreement_is_no_resolution_and_full_agreement_that_of_the_grid() -> None:
+def test_no_correlation_has_no_resolution_and_full_correlation_that_of_the_grid() -> None:
     frequencies, threshold = np.arange(6) / 12, np.full(6, 0.5)
     assert resolution_of(frequencies, np.array([np.nan, 0.1, 0.2, 0.0, 0.9, 0.9]), threshold) is None
     assert resolution_of(frequencies, np.ones(6), threshold) == 2.0
 
 
-def test_alignment_takes_shift_ramp_and_factor_away() -> None:
+def test_alignment_removes_shift_ramp_and_factor() -> None:
     shape = (80, 96)
     fixed = smooth_object(shape, 7)
-    window = soft_window(shape)
+    window = smooth_window(shape)
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])
     y, x = np.indices(shape)
     moving = np.fft.ifft2(np.fft.fft2(fixed) * np.exp(2j * np.pi * (0.7 * fy - 1.3 * fx)))
@@ -74,18 +74,18 @@ def test_alignment_takes_shift_ramp_and_factor_away() -> None:
     assert np.abs(answer - fixed)[inside].max() < 1e-3
 
 
-def test_alignment_leaves_noise_alone() -> None:
+def test_alignment_does_not_fit_noise() -> None:
     first, second = noisy_pair((64, 64))
-    window = soft_window((64, 64))
+    window = smooth_window((64, 64))
     answer = aligned(second, first, window)
     assert np.abs(answer - second)[window > 0].std() < 0.03
 
 
-def test_window_is_soft_and_stays_inside_of_the_light() -> None:
-    light = gaussian_filter(np.pad(np.ones((40, 40)), 20), 3.0)
-    window = window_of(light)
+def test_window_is_smooth_and_inside_the_illumination() -> None:
+    illumination = gaussian_filter(np.pad(np.ones((40, 40)), 20), 3.0)
+    window = window_of(illumination)
     assert window[40, 40] == 1.0
     assert window.min() == 0.0
-    assert (window[light < 0.5 * light[light > 0].mean()] == 0).all()
+    assert (window[illumination < 0.5 * illumination[illumination > 0].mean()] == 0).all()
     assert np.abs(np.diff(window, axis=0)).max() < 0.25
     assert not window_of(np.zeros((8, 8))).any()

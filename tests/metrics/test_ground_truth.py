@@ -1,4 +1,4 @@
-"""Scores against a truth: ring correlation and what it is worth."""
+"""Scores against a known object: Fourier ring correlation, its mean and its resolution."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def with_array(product: Product, array: np.ndarray) -> Product:
     return replace(product, object_=Object(array, old.get_pixel_geometry(), old.get_center()))
 
 
-def test_the_truth_itself_is_perfect(truth: Product) -> None:
+def test_the_known_object_itself_has_perfect_scores(truth: Product) -> None:
     scores = compare_with_truth(truth, truth).scores
     assert scores.amplitude_ssim == pytest.approx(1, abs=1e-6)
     assert scores.ring_area == pytest.approx(1, abs=1e-6)
     assert scores.ring_resolution_px == 2.0
 
 
-def test_blur_costs_resolution_and_noise_is_none(truth: Product) -> None:
+def test_blur_lowers_the_resolution_and_noise_has_none(truth: Product) -> None:
     array = truth.object_.get_array()
     rng = np.random.default_rng(4)
     fy, fx = np.fft.fftfreq(array.shape[-2])[:, None], np.fft.fftfreq(array.shape[-1])

@@ -1,4 +1,4 @@
-"""The files beside the product, and the verdict in words."""
+"""The files of the metrics beside the product, and the verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
-from ptychopinn_torch_plugin.metrics import FOLDER, ring_correlation, verdict, write_judgement
+from ptychopinn_torch_plugin.metrics import FOLDER, plots, ring_correlation, verdict, write_metrics
 from ptychopinn_torch_plugin.types import Reconstruction, ReconstructionMetrics
 from tests.helpers.scans import make_scan, smooth_object
 
@@ -25,74 +25,105 @@ def refined() -> Reconstruction:
     return refine(scan, parse_config({'refinement': {'refine_epochs': 4}, 'inference': {'threads': 1}}))
 
 
-def judgement_of(reconstruction: Reconstruction) -> ReconstructionMetrics:
+def metrics_of(reconstruction: Reconstruction) -> ReconstructionMetrics:
     assert reconstruction.metrics is not None
     return reconstruction.metrics
 
 
-def with_rings(reconstruction: Reconstruction) -> Reconstruction:
+def with_frc(reconstruction: Reconstruction) -> Reconstruction:
     truth = smooth_object((40, 40), 1)
-    rings = ring_correlation(truth, truth + 0.1 * np.random.default_rng(1).normal(size=(40, 40)), np.ones((40, 40)))
-    return replace(reconstruction, metrics=replace(judgement_of(reconstruction), frc=rings))
+    frc = ring_correlation(truth, truth + 0.1 * np.random.default_rng(1).normal(size=(40, 40)), np.ones((40, 40)))
+    return replace(reconstruction, metrics=replace(metrics_of(reconstruction), frc=frc))
 
 
-@pytest.mark.parametrize(('has_rings', 'pixel_m'), [(False, None), (True, (2e-8, 1e-8))])
-def test_figures_maps_and_picture(
-    refined: Reconstruction, has_rings: bool, pixel_m: tuple[float, float] | None, tmp_path: Path
+@pytest.mark.parametrize(('has_frc', 'pixel_m'), [(False, None), (True, (2e-8, 1e-8))])
+def test_numbers_maps_and_plot(
+    refined: Reconstruction, has_frc: bool, pixel_m: tuple[float, float] | None, tmp_path: Path
 ) -> None:
-    result = with_rings(refined) if has_rings else refined
-    judgement = judgement_of(result)
-    assert write_judgement(tmp_path, result, pixel_m)
+    result = with_frc(refined) if has_frc else refined
+    metrics = metrics_of(result)
+    assert write_metrics(tmp_path, result, pixel_m)
     folder = tmp_path / FOLDER
     assert sorted(file.name for file in folder.iterdir()) == ['judgement.json', 'judgement.png', 'maps.npz']
-    figures = json.loads((folder / 'judgement.json').read_text())
-    assert figures['r_factor'] == judgement.r_factor
-    assert figures['verdict'] == verdict(judgement)
-    assert ('resolution_m' in figures) == (has_rings and pixel_m is not None)
-    if judgement.frc is not None and judgement.frc.resolution_px is not None and pixel_m is not None:
-        assert figures['resolution_m'] == judgement.frc.resolution_px * 2e-8
+    numbers = json.loads((folder / 'judgement.json').read_text())
+    assert numbers['r_factor'] == metrics.r_factor
+    assert numbers['verdict'] == verdict(metrics)
+    assert numbers['excess'] == metrics.reduced_chi_square
+    keys = ['r_factor', 'noise_r_factor', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
+    assert list(numbers)[: len(keys)] == keys, 'scripts of users read these'
+    assert ('resolution_m' in numbers) == (has_frc and pixel_m is not None)
+    if metrics.frc is not None and metrics.frc.resolution_px is not None and pixel_m is not None:
+        assert numbers['resolution_m'] == metrics.frc.resolution_px * 2e-8
     with np.load(folder / 'maps.npz', allow_pickle=False) as maps:
-        np.testing.assert_array_equal(maps['uncertainty_map'], judgement.uncertainty_map)
-        assert ('ring_correlation' in maps) == has_rings
+        np.testing.assert_array_equal(maps['uncertainty_map'], metrics.uncertainty_map)
+        assert ('ring_correlation' in maps) == has_frc
     assert (folder / 'judgement.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_a_reconstruction_that_nobody_judged_leaves_nothing(refined: Reconstruction, tmp_path: Path) -> None:
-    assert not write_judgement(tmp_path, replace(refined, metrics=None))
+def test_a_reconstruction_without_metrics_writes_nothing(refined: Reconstruction, tmp_path: Path) -> None:
+    assert not write_metrics(tmp_path, replace(refined, metrics=None))
     assert not list(tmp_path.iterdir())
 
 
-def test_figures_that_are_not_known_are_null(refined: Reconstruction, tmp_path: Path) -> None:
-    dark = replace(judgement_of(refined), uncertainty=float('nan'), noise_r_factor=0.0)
+def test_numbers_that_are_not_known_are_null(refined: Reconstruction, tmp_path: Path) -> None:
+    dark = replace(metrics_of(refined), uncertainty=float('nan'), noise_r_factor=0.0)
     empty = np.full_like(dark.uncertainty_map, np.nan)
     dark = replace(dark, uncertainty_map=empty, object_r_map=empty, photons_map=np.zeros_like(empty))
     nothing = replace(refined, metrics=dark, coverage=np.zeros_like(refined.coverage))
-    assert write_judgement(tmp_path, nothing)
+    assert write_metrics(tmp_path, nothing)
     assert json.loads((tmp_path / FOLDER / 'judgement.json').read_text())['uncertainty'] is None
 
 
 def test_a_full_disk_is_a_warning(refined: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / FOLDER).touch()
     with caplog.at_level(logging.WARNING):
-        assert not write_judgement(tmp_path, refined)
+        assert not write_metrics(tmp_path, refined)
     assert 'not complete' in caplog.text
 
 
-def test_verdict_says_what_the_figures_mean(refined: Reconstruction) -> None:
-    judgement = replace(judgement_of(refined), r_factor=0.143, noise_r_factor=0.12, covered_share=0.98, overlap=15.79)
-    assert verdict(judgement).startswith(
-        'R-factor 0.143 (noise alone would give 0.120): the patterns are explained nearly down to photon noise;'
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (MemoryError(), 'are not complete: there is not enough memory'),
+        (ImportError('no module', name='matplotlib'), 'have no plot. matplotlib is needed for this'),
+    ],
+)
+def test_a_plot_that_fails_is_a_warning(
+    refined: Reconstruction,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    words: str,
+) -> None:
+    def fail(*_: float) -> None:
+        raise error
+
+    monkeypatch.setattr(plots, 'new_figure', fail)
+    assert not write_metrics(tmp_path, refined)
+    assert words in caplog.text
+    assert sorted(file.name for file in (tmp_path / FOLDER).iterdir()) == ['judgement.json', 'maps.npz']
+
+
+def test_verdict(refined: Reconstruction) -> None:
+    metrics = replace(metrics_of(refined), r_factor=0.143, noise_r_factor=0.12, covered_share=0.98, overlap=15.79)
+    assert verdict(metrics).startswith(
+        'R-factor 0.143 (photon noise alone: 0.120): the reconstruction fits the patterns nearly down to photon noise;'
     )
-    assert verdict(judgement).endswith('98 % of the object grid covered, 15.8 positions a pixel.')
-    assert 'not down to' in verdict(replace(judgement, r_factor=0.4))
-    assert 'explained down to' in verdict(replace(judgement, r_factor=0.121))
-    rings = judgement_of(with_rings(refined)).frc
-    assert rings is not None
-    for resolution, words in ((3.86, 'resolution 3.9 pixels'), (2.0, 'the pixel grid'), (None, 'no resolution')):
-        assert words in verdict(replace(judgement, frc=replace(rings, resolution_px=resolution)))
+    assert verdict(metrics).endswith('98 % of the object grid covered, 15.8 positions per pixel.')
+    assert 'does not fit the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.4))
+    assert 'fits the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.121))
+    frc = metrics_of(with_frc(refined)).frc
+    assert frc is not None
+    for resolution, words in (
+        (3.86, 'resolution 3.9 pixels'),
+        (2.0, 'limited by the pixel size'),
+        (None, 'no resolution'),
+    ):
+        assert words in verdict(replace(metrics, frc=replace(frc, resolution_px=resolution)))
 
 
-def test_the_package_is_light() -> None:
+def test_importing_the_package_imports_no_large_library() -> None:
     code = (
         'import sys, ptychopinn_torch_plugin.metrics\n'
         "heavy = {'torch', 'matplotlib', 'ptychodus', 'lightning'} & set(sys.modules)\n"
