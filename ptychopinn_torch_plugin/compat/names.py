@@ -123,8 +123,8 @@ def map_names(names: object, *more: object, base: Config | None = None) -> Workf
     if unknown:
         raise ConfigurationError(
             f'{", ".join(printable(name) for name in unknown[:MAX_LISTED])}'
-            f'{"..." if len(unknown) > MAX_LISTED else ""}: no such name is known; docs/configuration-names.md lists all '
-            'that are.'
+            f'{"..." if len(unknown) > MAX_LISTED else ""}: no such name is known; docs/configuration-names.md lists '
+            'all that are.'
         )
     for name, rule in OPTIONS.items():
         if name in options.given:
