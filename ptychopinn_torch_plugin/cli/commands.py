@@ -39,7 +39,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     signals = context.signals
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
     with _engine_imports(signals):
-        from ..training.checkpoints import CHECKPOINT_FOLDER
+        from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.resume import RESUME_FILE
         from ..training.run import train as train_model
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)

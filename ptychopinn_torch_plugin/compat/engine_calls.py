@@ -46,7 +46,7 @@ def train_containers(
     """
     with _engine():
         from ..storage.model_file import load_model
-        from ..training.calibration import FIRST_EPOCHS, TURN_EPOCHS
+        from ..training.calibration import FIRST_EPOCHS, LATER_EPOCHS
         from ..training.run import train
     containers = [train_container] if isinstance(train_container, PtychoDataContainerTorch) else train_container
     tree = _with_groups_of(containers, settings.config)
@@ -58,7 +58,7 @@ def train_containers(
         logger.info(
             'The probe is learned with the network (probe_trainable): the solver runs %d epochs before the first '
             'training epoch and %d before every other one; probe_trainable=False switches them off.',
-            FIRST_EPOCHS, TURN_EPOCHS,
+            FIRST_EPOCHS, LATER_EPOCHS,
         )  # fmt: skip
     with _folder(settings) as folder:
         model_file = train(scans, tree, folder)

@@ -27,8 +27,9 @@ from ..config import Config
 from ..data.scan import RawScan
 from ..errors import ConfigurationError, ModelFileError
 from ..storage.atomic import write_atomically
+from ..storage.checked_files import printable
 from ..storage.model_file import MAX_EPOCHS, LossEntry
-from ..storage.tensor_file import open_tensor_file, parse_header, shown
+from ..storage.tensor_file import open_tensor_file
 from ..types import LossRecord
 from .schedules import depends_on_length
 from .state import TrainingState, Weights, loss_entries
@@ -100,11 +101,11 @@ class Fingerprint(BaseModel):
         for name in sorted(self.settings.keys() | other.settings.keys()):
             before, now = self.settings.get(name), other.settings.get(name)
             if before != now:
-                return f'{shown(name)} was {shown(repr(before))} and is {now!r}'
+                return f'{printable(name)} was {printable(repr(before))} and is {now!r}'
         if self.scans != other.scans:
             return 'it belongs to other scans'
         if self.torch != other.torch:
-            return f'it was written under torch {shown(self.torch)}, this is {other.torch}'
+            return f'it was written under torch {printable(self.torch)}, this is {other.torch}'
         return None
 
 
@@ -236,8 +237,8 @@ def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> Res
     if path.is_symlink() or not path.is_file():
         raise UnfitStateError(f'there is no {RESUME_FILE}')
     try:
-        with open_tensor_file(path, HEADER_KEY) as (file, text):
-            header = _read_header(parse_header(text, path))
+        with open_tensor_file(path, HEADER_KEY, follow_links=False) as (file, document):
+            header = _read_header(document)
             difference = header.fingerprint.difference(fingerprint)
             if difference is not None:
                 raise UnfitStateError(difference)
@@ -248,7 +249,7 @@ def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> Res
                 expected = {name: one for name, one in expected.items() if not name.startswith(_OPTIMIZER)}
             differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             if differing:
-                raise _damaged(f'tensor "{shown(differing[0])}" is missing, or not one of this network')
+                raise _damaged(f'tensor "{printable(differing[0])}" is missing, or not one of this network')
             tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in found}
     except (ModelFileError, OSError) as error:
         raise UnfitStateError(f'{RESUME_FILE} is damaged or not a resume state of this version') from error
@@ -271,7 +272,7 @@ def _read_header(tree: object) -> ResumeHeader:
         header = ResumeHeader.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = shown('.'.join(str(part) for part in first['loc']))
+        where = printable('.'.join(str(part) for part in first['loc']))
         raise _damaged(f'its header, {where}: {first["msg"]}') from error
     if [entry.epoch for entry in header.history] != list(range(1, len(header.history) + 1)):
         raise _damaged('its header, history: the epochs are not 1, 2, 3 and so on')
