@@ -62,7 +62,7 @@ def test_one_function_words_every_missing_part() -> None:
     assert isinstance(error, MissingDependencyError)
     assert isinstance(error, RuntimeError)
     assert str(error).startswith('torch is needed for this and cannot be imported (libcuda.so is broken): run "')
-    assert f'{sys.executable} -m pip install torch lightning", then look' in str(error)
+    assert f'{sys.executable} -m pip install torch lightning", then check' in str(error)
     assert '-m pip install pyyaml".' in str(missing(ImportError('no', name='yaml')))
     assert "-m pip install 'ptychopinn_torch_plugin[mlflow]'\"." in str(missing(ImportError('no', name='mlflow.x')))
     assert '-m pip install h5py".' in str(missing(ImportError('no', name='h5py')))
