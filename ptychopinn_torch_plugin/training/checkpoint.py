@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from ..config import Config
 from ..data.scan import RawScan
 from ..observer import Observer
+from ..storage.folder_lock import FolderLock
 from ..storage.model_file import (
     BACKEND,
     FORMAT_VERSION,
@@ -45,6 +46,7 @@ class CheckpointWriter(Checkpoint):
 
     Args:
         folder: the output folder.
+        lock: the lock on it; nothing is written once it is lost.
         config: the configuration tree.
         scans: the scans.
         probe: probe of the first scan as it is without a calibration, ``(M, H, W)`` complex64.
@@ -57,6 +59,7 @@ class CheckpointWriter(Checkpoint):
     def __init__(
         self,
         folder: Path,
+        lock: FolderLock,
         config: Config,
         scans: Sequence[RawScan],
         probe: npt.NDArray[np.complex64],
@@ -66,6 +69,7 @@ class CheckpointWriter(Checkpoint):
         draw: Callable[[Path], npt.NDArray[np.uint8]],
     ) -> None:
         self._folder = folder
+        self._lock = lock
         self._config = config
         self._scans = scans
         self._probe = probe
@@ -102,6 +106,7 @@ class CheckpointWriter(Checkpoint):
         self._save(self.model_path, weights if state.best is None else state.best)
         self._keep_best_epochs(weights)
         if not state.is_finished:
+            self._lock.check()
             optimizer, precision = trainer.optimizers[0], trainer.precision_plugin
             write_state(self._folder, self._fingerprint, state, weights, optimizer, precision)
         logger.info('Epoch %d of %d: %s.', record.epoch, self._config.training.epochs, _in_words(record))
@@ -143,6 +148,7 @@ class CheckpointWriter(Checkpoint):
 
     def _save(self, path: Path, weights: Weights) -> None:
         """Write the model of the module's state ``weights``."""
+        self._lock.check()
         network = {
             name.removeprefix(WEIGHTS_PREFIX): tensor.cpu().numpy()
             for name, tensor in weights.items()

@@ -26,6 +26,7 @@ from ..data.tensors import ScanTensors, initial_state
 from ..engines.devices import select_device, use_threads
 from ..errors import InputError, TrainingError
 from ..observer import Observer, SilentObserver
+from ..storage.folder_lock import FolderLock, locked
 from ..storage.model_file import load_model
 from .batches import TrainingScan
 from .calibration import Calibration, is_calibrated, predict
@@ -70,7 +71,7 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
             must be one.
         MissingDependencyError: the log needs a package that is not installed.
         TrainingError: the loss or its gradient is not finite, or a loader process died.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or another run writes into the folder.
     """
     if not scans:
         raise InputError('There is no scan to train on.')
@@ -82,13 +83,16 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
         prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
         for scan in scans
     ]
-    with _algorithms(deterministic=config.execution.deterministic):
-        model_path = _train(scans, config, output_folder, observer or SilentObserver())
+    with (
+        locked(output_folder, 'training') as lock,
+        _algorithms(deterministic=config.execution.deterministic),
+    ):
+        model_path = _train(scans, config, output_folder, lock, observer or SilentObserver())
     logger.info('The model is in %s.', model_path)
     return model_path
 
 
-def _train(scans: Sequence[RawScan], config: Config, folder: Path, observer: Observer) -> Path:
+def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderLock, observer: Observer) -> Path:
     device = select_device(config.training.accelerator)
     precision = make_precision(config, device)
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
@@ -113,7 +117,7 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, observer: Obs
         return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
 
     probe = training_scans[0].state.probe.cpu().numpy()
-    writer = CheckpointWriter(folder, config, scans, probe, monitor, state, observer, draw)
+    writer = CheckpointWriter(folder, lock, config, scans, probe, monitor, state, observer, draw)
     signals = SignalCallback()
     callbacks = [ProgressCallback(observer, config.training.epochs), signals, writer]
     environment = LightningEnvironment()

@@ -197,7 +197,7 @@ class CopyAfterFirst(SilentObserver):
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         if epoch == 1:
-            shutil.copytree(self._folder, self._copy)
+            shutil.copytree(self._folder, self._copy, ignore=shutil.ignore_patterns('.ptychopinn-lock*'))
 
 
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
