@@ -68,13 +68,14 @@ class FolderLock:
     """A folder that this process holds; see :func:`locked`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        """The folder that is held."""
         self._loss: LeaseCompromise | None = None
 
     def note_loss(self, loss: LeaseCompromise) -> None:
         """Record that the lock was lost; called by the thread that renews the marker."""
         self._loss = loss
-        logger.error('The lock on %s was lost (%s).', self._folder, loss.reason)
+        logger.error('The lock on %s was lost (%s).', self.folder, loss.reason)
 
     def check(self) -> None:
         """Raise if the lock was lost; call it before a file in the folder is replaced.
@@ -85,7 +86,7 @@ class FolderLock:
         """
         if self._loss is not None:
             raise OutputError(
-                f'{self._folder} is no longer locked by this run ({self._loss.reason}): another run may be writing '
+                f'{self.folder} is no longer locked by this run ({self._loss.reason}): another run may be writing '
                 'there. Nothing more is written; start again into another output folder.'
             )
 

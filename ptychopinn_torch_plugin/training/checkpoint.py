@@ -45,8 +45,7 @@ class CheckpointWriter(Checkpoint):
     Lightning calls callbacks of this base class last, after early stopping.
 
     Args:
-        folder: the output folder.
-        lock: the lock on it; nothing is written once it is lost.
+        lock: the lock on the output folder; nothing is written once it is lost.
         config: the configuration tree.
         scans: the scans.
         probe: probe of the first scan as it is without a calibration, ``(M, H, W)`` complex64.
@@ -58,7 +57,6 @@ class CheckpointWriter(Checkpoint):
 
     def __init__(
         self,
-        folder: Path,
         lock: FolderLock,
         config: Config,
         scans: Sequence[RawScan],
@@ -68,8 +66,8 @@ class CheckpointWriter(Checkpoint):
         observer: Observer,
         draw: Callable[[Path], npt.NDArray[np.uint8]],
     ) -> None:
-        self._folder = folder
         self._lock = lock
+        self._folder = lock.folder
         self._config = config
         self._scans = scans
         self._probe = probe

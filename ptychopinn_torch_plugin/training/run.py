@@ -117,7 +117,7 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderL
         return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
 
     probe = training_scans[0].state.probe.cpu().numpy()
-    writer = CheckpointWriter(folder, lock, config, scans, probe, monitor, state, observer, draw)
+    writer = CheckpointWriter(lock, config, scans, probe, monitor, state, observer, draw)
     signals = SignalCallback()
     callbacks = [ProgressCallback(observer, config.training.epochs), signals, writer]
     environment = LightningEnvironment()
