@@ -1,8 +1,7 @@
-"""Configuration as PtychoPINN's users write it, mapped to the one frozen tree of this package."""
+"""Configuration, data and models under the names that people who script PtychoPINN know."""
 
 from __future__ import annotations
 
-from .names import NAMES, WorkflowConfig, configuration_from
-from .table import names_table
+from .names import WorkflowConfig, configuration_from
 
-__all__ = ['NAMES', 'WorkflowConfig', 'configuration_from', 'names_table']
+__all__ = ['WorkflowConfig', 'configuration_from']

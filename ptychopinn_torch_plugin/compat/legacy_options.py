@@ -1,88 +1,80 @@
-"""A configuration while it is being mapped."""
+"""PtychoPINN's options while they are mapped to the configuration of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..config import Config
 
-
-@dataclass(frozen=True)
-class Name:
-    """One of PtychoPINN's names."""
-
-    name: str
-    """As its users write it."""
-    section: str
-    """Where it is found: 'model', 'training', 'inference', 'execution', or 'further' for names of this package."""
-    becomes: str
-    """What it sets, for the table: a field of the tree, or a word on where it goes."""
-    meaning: str
-    """How it is honoured and what is refused, one or two sentences for the table."""
-    rule: Callable[[Draft, Any], None]
-    """Puts the value into the draft, or raises :class:`ValueError` with the reason for refusing it."""
+Rule: TypeAlias = Callable[['LegacyOptions', Any], None]
 
 
 @dataclass
-class Draft:
-    """What has been mapped so far.
+class LegacyOptions:
+    """The options that were given, and what they have set so far.
 
     Args:
-        base: the tree that names change.
-        given: the names that were given, with their values.
+        base: the configuration that the options change.
+        given: the options with their values.
     """
 
     base: Config
     given: Mapping[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
-    """Fields of the result beside the tree."""
-    refusals: list[tuple[str, str]] = field(default_factory=list)
-    """Names that cannot be honoured, each with the reason."""
+    """Fields of the result beside the configuration."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Options that cannot be used, each with the reason."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Options that make no difference here, each with the reason."""
     _changes: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
     _current: str = ''
 
-    def run(self, row: Name) -> None:
-        """Apply the rule of ``row`` to its value; a refusal is kept, so that all are told at once."""
-        self._current = row.name
+    def apply(self, name: str, rule: str | Rule) -> None:
+        """Apply ``rule`` to the option ``name``: set the field of this path, or call the function.
+
+        A :class:`ValueError` of the function is the reason for a refusal, and kept: all are reported together.
+        """
+        self._current, value = name, self.given[name]
         try:
-            row.rule(self, self.given[row.name])
+            if isinstance(rule, str):
+                self.set(rule, value)
+            else:
+                rule(self, value)
         except (ValueError, TypeError) as error:
-            self.refuse(row.name, str(error))
+            self.refusals[name] = str(error)
 
     def set(self, path: str, value: object) -> None:
-        """Set a field, ``'section.name'``.
+        """Set the field ``path``, written ``'section.name'``.
 
         Raises:
-            ValueError: another name has set it to another value.
+            ValueError: another option has set it to another value.
         """
         section, _, name = path.partition('.')
-        key = (section, name)
-        if key in self._changes and self._changes[key][1] != value:
-            raise ValueError(f'{self._changes[key][0]} says otherwise; give one of the two')
-        self._changes[key] = (self._current, value)
+        earlier, other = self._changes.get((section, name), (self._current, value))
+        if other != value:
+            raise ValueError(f'{earlier} says otherwise; give one of the two')
+        self._changes[section, name] = (self._current, value)
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - fields have many types
-        """The value that a field has so far."""
+        """Return the present value of the field ``path``."""
         section, _, name = path.partition('.')
-        if (section, name) in self._changes:
-            return self._changes[section, name][1]
-        return getattr(getattr(self.base, section), name)
+        return self._changes.get((section, name), ('', getattr(getattr(self.base, section), name)))[1]
 
-    def refuse(self, name: str, why: str) -> None:
-        """Keep a refusal."""
-        self.refusals.append((name, why))
+    def note(self, why: str) -> None:
+        """Keep the reason why the present option makes no difference."""
+        self.notes[self._current] = why
 
     def tree(self) -> dict[str, dict[str, Any]]:
-        """The whole tree with the changes, to be validated."""
+        """Return the whole configuration with the changes, to be validated."""
         tree: dict[str, dict[str, Any]] = self.base.model_dump()
         for (section, name), (_, value) in self._changes.items():
             tree[section][name] = value
         return tree
 
     def source_of(self, location: tuple[int | str, ...]) -> str:
-        """The name that set the field at ``location`` of the tree, or the path of the field."""
+        """Return the option that set the field at ``location`` of the configuration, or the path of the field."""
         path = tuple(str(part) for part in location)
         if len(path) >= 2 and (path[0], path[1]) in self._changes:
             return self._changes[path[0], path[1]][0]

@@ -1,13 +1,11 @@
-"""PtychoPINN's configuration names and what becomes of each: honoured, or refused with a reason.
-
-A name is one row of :data:`NAMES`; ``docs/configuration-names.md`` is written from it. Most names are a field of the
-tree under another name; those with a rule of their own have it in :mod:`.rules`.
-"""
+"""Map PtychoPINN's configuration names to the settings of this package: each is used, or refused with a reason."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,37 +13,39 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from ..config import Config, reason
+from ..data.diffraction_quantity import DiffractionQuantity
 from ..errors import ConfigurationError
 from ..storage.checked_files import parse_json, parse_yaml, printable, read_text
-from .legacy_options import Draft, Name
-from .options import NAMES
+from .legacy_options import LegacyOptions
+from .options import OPTIONS
 
-__all__ = ['NAMES', 'WorkflowConfig', 'configuration_from']
+logger = logging.getLogger(__name__)
 
 SECTIONS = ('model', 'training', 'inference', 'execution')
 """Nested mappings or dataclass instances of these names are opened; their names are all different things."""
 
-_MAX_LISTED = 20
+MAX_LISTED = 20
 """Unknown names that a message lists."""
 
-_BY_NAME: dict[str, Name] = {name.name: name for name in NAMES}
+NONE_IS_A_VALUE = ('logger_backend',)
+"""Names for which None says something; for all others it means that the name is not given."""
 
 
 @dataclass(frozen=True)
 class WorkflowConfig:
-    """What the workflow functions work with: the tree, and what concerns the data rather than the engine."""
+    """What the workflow functions work with: the settings, and what concerns the data rather than the engine."""
 
     config: Config = field(default_factory=Config)
-    """The frozen tree of this package."""
+    """The settings of this package."""
 
     pattern_size: int | None = None
-    """``N``: side of the patterns in pixels, which data are checked against; None takes them as they are."""
+    """``N``: side of the patterns in pixels, which data are compared with; None takes them as they are."""
 
     train_data_file: Path | None = None
     """Data to train on where a function is given None."""
 
     test_data_file: Path | None = None
-    """Data to stitch, and to judge the model by, where a function is given None."""
+    """Data to stitch, and to validate the model on, where a function is given None."""
 
     model_path: Path | None = None
     """Model file or folder to stitch with where a function is given no models."""
@@ -62,52 +62,78 @@ class WorkflowConfig:
     nphotons: float | None = None
     """Mean photons per pattern of amplitudes that are normalised."""
 
-    test_data_judge: bool = False
-    """Whether test data judge the model after every epoch, as in PtychoPINN; a plain tree says it itself, by
-    ``data.hold_out_scan``."""
+    validate_on_test_data: bool = False
+    """Whether the model is validated on the test data after every epoch, as in PtychoPINN; plain settings say it
+    themselves, by ``data.hold_out_scan``."""
 
-    dialect: str = 'auto'
+    diffraction_quantity: DiffractionQuantity = 'auto'
     """What patterns of files and arrays hold: 'counts', 'amplitude', or 'auto' (a rule decides)."""
+
+    notes: tuple[str, ...] = ()
+    """Names that make no difference to this engine, each with the reason."""
 
 
 def configuration_from(names: object, *more: object, base: Config | None = None) -> WorkflowConfig:
-    """Map a configuration in PtychoPINN's names to the tree of this package.
+    """Map a configuration in PtychoPINN's names to the settings of this package.
+
+    Names that make no difference here are listed in one line of the log.
 
     Args:
         names: a mapping, a dataclass instance, a YAML or JSON file, or any object with these names as attributes. The
-            sections ``model``, ``training``, ``inference`` and ``execution`` may be nested. A :class:`Config` becomes a
-            :class:`WorkflowConfig` as it is; a :class:`WorkflowConfig` passes through. None as a value means that the
-            name is not given.
+            sections ``model``, ``training``, ``inference`` and ``execution`` may be nested. A :class:`Config` or a
+            :class:`WorkflowConfig` is taken as it is. None as a value means that the name is not given, except for
+            ``logger_backend``, where it means no log.
         *more: further parts, for example the execution settings. The same name twice must have the same value.
-        base: values of all fields that no name speaks of; the defaults of the tree if None.
+        base: values of all settings that no name sets; the defaults if None. Not together with a :class:`Config`.
 
     Returns:
         The configuration.
 
     Raises:
-        ConfigurationError: a name is unknown, has a value that this package cannot honour, or contradicts another one;
+        ConfigurationError: a name is unknown, has a value that this package cannot use, or contradicts another one;
             the message lists every such name with the reason.
         MissingDependencyError: a YAML file is given, and pyyaml is not installed.
 
     Warns:
         DeprecationWarning: ``n_images``, the old name of ``n_groups``.
     """
-    if isinstance(names, WorkflowConfig | Config) and (more or base is not None):
-        raise ConfigurationError('A finished configuration takes no further names: change it with model_copy.')
-    if isinstance(names, WorkflowConfig):
-        return names
-    if isinstance(names, Config):
-        return WorkflowConfig(names)
-    draft = Draft(base or Config(), _collected([names, *more]))
-    _refuse_unknown(draft.given)
-    for row in NAMES:
-        if row.name in draft.given:
-            draft.run(row)
-    return _finished(draft)
+    if any(
+        'n_images' in _collected([part]) for part in (names, *more) if not isinstance(part, WorkflowConfig | Config)
+    ):
+        warnings.warn('n_images is the old name of n_groups: write n_groups.', DeprecationWarning, stacklevel=2)
+    settings = map_names(names, *more, base=base)
+    if settings is not names and settings.notes:
+        logger.info('These names make no difference here: %s.', '; '.join(settings.notes))
+    return settings
 
 
-def _collected(parts: list[object]) -> dict[str, Any]:
-    """All names of all parts and their sections on one level."""
+def map_names(names: object, *more: object, base: Config | None = None) -> WorkflowConfig:
+    """Do what :func:`configuration_from` does, without a line in the log and without a warning."""
+    start = WorkflowConfig(base or Config(), validate_on_test_data=True)
+    if isinstance(names, WorkflowConfig | Config):
+        if base is not None:
+            raise ConfigurationError('A finished configuration has its own settings: give no base with it.')
+        start = WorkflowConfig(names) if isinstance(names, Config) else names
+        if not more:
+            return start
+    else:
+        more = (names, *more)
+    options = LegacyOptions(start.config, _collected(more))
+    unknown = sorted(set(options.given) - set(OPTIONS))
+    if unknown:
+        names = ', '.join(printable(name) for name in unknown[:MAX_LISTED])
+        raise ConfigurationError(
+            f'{names}{"..." if len(unknown) > MAX_LISTED else ""}: no such name is known; docs/configuration-names.md '
+            'lists all that are.'
+        )
+    for name, rule in OPTIONS.items():
+        if name in options.given:
+            options.apply(name, rule)
+    return _finished(options, start)
+
+
+def _collected(parts: Sequence[object]) -> dict[str, Any]:
+    """Return all names of all parts and their sections on one level."""
     given: dict[str, Any] = {}
     for part in parts:
         for name, value in _flattened(_as_mapping(part)):
@@ -127,7 +153,7 @@ def _flattened(part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 raise ConfigurationError(f'{name} is {printable(str(value))}: give names with values.')
             if value is not None:
                 yield from _flattened(_as_mapping(value))
-        elif value is not None:
+        elif value is not None or name in NONE_IS_A_VALUE:
             yield name, value
 
 
@@ -155,27 +181,19 @@ def _read(path: Path) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], content)
 
 
-def _refuse_unknown(given: Mapping[str, Any]) -> None:
-    unknown = sorted(set(given) - set(_BY_NAME))
-    if unknown:
-        names = ', '.join(printable(name) for name in unknown[:_MAX_LISTED])
-        raise ConfigurationError(
-            f'{names}{"..." if len(unknown) > _MAX_LISTED else ""}: no such name is known; docs/configuration-names.md '
-            'lists all that are.'
-        )
-
-
-def _finished(draft: Draft) -> WorkflowConfig:
-    config = draft.base
+def _finished(options: LegacyOptions, start: WorkflowConfig) -> WorkflowConfig:
+    config = options.base
     try:
-        config = Config.model_validate(draft.tree())
+        config = Config.model_validate(options.tree())
     except ValidationError as error:
         for item in error.errors():
-            draft.refuse(draft.source_of(item['loc']), reason(item))
-    if draft.refusals:
+            options.refusals[options.source_of(item['loc'])] = reason(item)
+    given = options.given
+    if options.refusals:
         lines = [
-            f'{name} = {printable(repr(draft.given[name]))}: {why}' if name in draft.given else f'{name}: {why}'
-            for name, why in draft.refusals
+            f'{name} = {printable(repr(given[name]))}: {why}' if name in given else f'{name}: {why}'
+            for name, why in options.refusals.items()
         ]
-        raise ConfigurationError('This configuration cannot be honoured: ' + '; '.join(lines) + '.')
-    return WorkflowConfig(config, test_data_judge=True, **draft.data)
+        raise ConfigurationError('This configuration cannot be used: ' + '; '.join(lines) + '.')
+    notes = tuple(f'{name} = {given[name]!r} ({why})' for name, why in options.notes.items())
+    return dataclasses.replace(start, config=config, notes=start.notes + notes, **options.data)

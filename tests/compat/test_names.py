@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ptychopinn_torch_plugin.compat import NAMES, WorkflowConfig, configuration_from, names_table
+from ptychopinn_torch_plugin.compat import WorkflowConfig, configuration_from
+from ptychopinn_torch_plugin.compat.options import OPTIONS
 from ptychopinn_torch_plugin.config import Config, DataConfig, TrainingConfig
 from ptychopinn_torch_plugin.errors import ConfigurationError
 
@@ -31,7 +34,9 @@ EXECUTION = (
     'prefetch_factor learning_rate scheduler enable_progress_bar enable_checkpointing checkpoint_save_top_k '
     'checkpoint_monitor_metric checkpoint_mode early_stop_patience logger_backend inference_batch_size'
 )
-CONTRACT = set(f'{MODEL} {TRAINING} {INFERENCE} {EXECUTION}'.split())
+PRESENT = 'optimizer momentum torch_loss_mode gradient_clip_algorithm enable_oversampling precision devices backend'
+OF_THIS_PACKAGE = 'seed refine_epochs diffraction_quantity dialect'
+KNOWN = f'{MODEL} {TRAINING} {INFERENCE} {EXECUTION} {PRESENT} {OF_THIS_PACKAGE}'.split()
 
 # Names with what they set: (value, path of a field or of the data side, what it becomes), and names beside it.
 HONOURED: dict[str, list[tuple[Any, str, Any, dict[str, Any]]]] = {
@@ -119,12 +124,33 @@ HONOURED: dict[str, list[tuple[Any, str, Any, dict[str, Any]]]] = {
     'logger_backend': [
         ('tensorboard', 'execution.logger', 'tensorboard', {}),
         ('none', 'execution.logger', 'none', {}),
+        (None, 'execution.logger', 'none', {}),
+        ('CSV', 'execution.logger', 'csv', {}),
     ],
     'inference_batch_size': [(32, 'inference.batch_size', 32, {})],
     'seed': [(9, 'training.seed', 9, {})],
     'devices': [(1, 'training.devices', 1, {})],
-    'precision': [('bf16', 'training.precision', 'bf16', {})],
-    'dialect': [('amplitude', 'dialect', 'amplitude', {})],
+    'precision': [
+        ('bf16', 'training.precision', 'bf16', {}),
+        ('32-true', 'training.precision', '32', {}),
+        (32, 'training.precision', '32', {}),
+        ('bf16-mixed', 'training.precision', 'bf16', {}),
+        ('16-mixed', 'training.precision', '16', {}),
+    ],
+    'diffraction_quantity': [('amplitude', 'diffraction_quantity', 'amplitude', {})],
+    'dialect': [('counts', 'diffraction_quantity', 'counts', {})],
+    'refine_epochs': [(0, 'refinement.refine_epochs', 0, {})],
+    'optimizer': [('adamw', 'notes', (), {})],
+    'momentum': [(0.0, 'notes', (), {})],
+    'enable_oversampling': [(False, 'notes', (), {})],
+    'gradient_clip_algorithm': [('norm', 'training.gradient_clip', 1.0, {})],
+    'torch_loss_mode': [
+        ('poisson', 'training.likelihood', 'poisson', {}),
+        ('mae', 'training.likelihood', 'mae', {}),
+        ('mae', 'training.likelihood', 'mae', {'nll_weight': 1.0, 'mae_weight': 0.0}),
+        ('mae', 'training.likelihood', 'mae', {'nll_weight': 0.0, 'mae_weight': 1.0}),
+        ('poisson', 'model.model_type', 'supervised', {'model_type': 'supervised', 'nll_weight': 1.0}),
+    ],
     'backend': [('pytorch', 'training.devices', 1, {})],
 }
 
@@ -137,7 +163,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ('architecture', 'fno', {}, 'choose one of cnn, patch, unrolled'),
     ('amp_activation', 'sigmoid', {}, 'give architecture "cnn"'),
     ('amp_activation', 'tanh', {'architecture': 'cnn'}, 'softplus'),
-    ('object_big', False, {}, 'always share one canvas'),
+    ('object_big', False, {}, 'always share one object array'),
     ('probe_big', False, {}, 'always fills the whole frame'),
     ('probe_mask', True, {}, 'so give N, too'),
     ('probe_mask', [[1, 0]], {}, 'multiply the probe by a mask'),
@@ -149,11 +175,18 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ('nepochs', 0, {}, 'greater than or equal to 1'),
     ('nll_weight', 0.5, {}, 'give 0 or 1'),
     ('nll_weight', 1, {'realspace_weight': 1}, 'losses are not mixed'),
-    ('nll_weight', 1, {'model_type': 'supervised'}, 'losses are not mixed'),
+    ('mae_weight', 1, {'model_type': 'supervised'}, 'losses are not mixed'),
     ('mae_weight', 1, {'nll_weight': 1}, 'nll_weight says otherwise'),
+    ('mae_weight', 1, {'nll_weight': 0, 'torch_loss_mode': 'poisson'}, 'torch_loss_mode says otherwise'),
+    ('torch_loss_mode', 'ssim', {}, 'choose one of poisson, mae'),
+    ('optimizer', 'sgd', {}, 'choose one of adam, adamw'),
+    ('momentum', 'much', {}, 'give a number'),
+    ('enable_oversampling', 1, {}, 'give True or False'),
+    ('gradient_clip_algorithm', 'value', {}, 'give "norm"'),
+    ('refine_epochs', -1, {}, 'greater than or equal to 0'),
     ('realspace_weight', 1, {'model_type': 'pinn'}, 'model_type says otherwise'),
     ('realspace_mae_weight', 1, {}, 'compared by squared differences'),
-    ('nphotons', 0, {}, 'more than 0'),
+    ('nphotons', 0, {}, 'above 0'),
     ('n_groups', 0, {}, 'at least 1'),
     ('n_subsample', 1.5, {}, 'give a whole number'),
     ('subsample_seed', -1, {}, 'greater than or equal to 0'),
@@ -174,7 +207,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ('logger_backend', 'wandb', {}, "'csv', 'tensorboard', 'mlflow' or 'none'"),
     ('inference_batch_size', 0, {}, 'greater than or equal to 1'),
     ('devices', 2, {}, 'choose 1'),
-    ('precision', '64', {}, "'32', 'bf16' or '16'"),
+    ('precision', '64', {}, 'choose one of 32, 32-true'),
+    ('precision', 'bf16-true', {}, 'choose one of 32, 32-true'),
     ('dialect', 'photons', {}, 'choose one of auto, counts, amplitude'),
     ('backend', 'tensorflow', {}, 'this is the backend "pytorch"'),
 ]
@@ -186,10 +220,8 @@ def found(settings: WorkflowConfig, path: str) -> object:
 
 
 def test_no_name_of_the_contract_is_forgotten() -> None:
-    known = [row.name for row in NAMES]
-    assert len(known) == len(set(known))
-    assert set(known) - {row.name for row in NAMES if row.section == 'further'} == CONTRACT
-    assert set(HONOURED) | {'n_images'} == set(known)
+    assert set(OPTIONS) == set(KNOWN)
+    assert set(HONOURED) | {'n_images'} == set(OPTIONS)
 
 
 @pytest.mark.parametrize('name', list(HONOURED))
@@ -216,6 +248,51 @@ def test_the_old_name_warns_once_and_works() -> None:
     assert settings.n_groups == settings.config.data.groups_per_epoch == 30
     with pytest.warns(DeprecationWarning), pytest.raises(ConfigurationError, match='n_images = 3: n_groups says other'):
         configuration_from({'n_images': 3, 'n_groups': 4})
+
+
+# What a configuration of PtychoPINN holds when nobody has changed it.
+DEFAULTS: dict[str, Any] = {
+    'model': {
+        'N': 64, 'gridsize': 1, 'n_filters_scale': 2, 'model_type': 'pinn', 'architecture': 'cnn',
+        'amp_activation': 'sigmoid', 'object_big': True, 'probe_big': True, 'probe_mask': False, 'pad_object': True,
+        'probe_scale': 4.0, 'gaussian_smoothing_sigma': 0.0,
+    },
+    'train_data_file': None, 'test_data_file': None, 'batch_size': 16, 'nepochs': 50, 'mae_weight': 0.0,
+    'nll_weight': 1.0, 'realspace_mae_weight': 0.0, 'realspace_weight': 0.0, 'nphotons': 1e9, 'n_groups': None,
+    'n_images': None, 'n_subsample': None, 'subsample_seed': None, 'neighbor_count': 4, 'positions_provided': True,
+    'probe_trainable': False, 'intensity_scale_trainable': True, 'output_dir': Path('training_outputs'),
+    'sequential_sampling': False, 'backend': 'pytorch', 'torch_loss_mode': 'poisson', 'enable_oversampling': False,
+    'optimizer': 'adam', 'momentum': 0.9, 'gradient_clip_algorithm': 'norm',
+}  # fmt: skip
+
+
+def test_default_configurations_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        settings = configuration_from(DEFAULTS, {'precision': '32-true', 'strategy': 'auto', 'logger_backend': None})
+    tree = settings.config
+    assert (tree.model.generator, tree.model.amplitude_activation) == ('patch', 'sigmoid')
+    assert (tree.data.group_size, tree.data.neighbor_count, tree.training.epochs) == (1, 4, 50)
+    assert (tree.training.likelihood, tree.training.precision, tree.execution.logger) == ('poisson', '32', 'none')
+    assert not tree.training.probe_trainable
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "These names make no difference here: optimizer = 'adam' (the optimiser is AdamW, which is Adam with a "
+        'decoupled weight decay); momentum = 0.9 (it belongs to the optimiser SGD, which is not used).'
+    )
+    assert configuration_from(settings) is settings
+    assert len(caplog.records) == 1
+
+
+def test_a_supervised_model_takes_the_default_weights() -> None:
+    settings = configuration_from(DEFAULTS | {'model': DEFAULTS['model'] | {'model_type': 'supervised'}})
+    assert settings.config.model.model_type == 'supervised'
+    assert settings.notes[0] == "torch_loss_mode = 'poisson' (a supervised model is compared with the reference object)"
+    assert settings.notes[1] == 'nll_weight = 1.0 (a supervised model is compared with the reference object)'
+
+
+def test_no_logger_is_none_where_it_is_given_and_csv_where_it_is_not() -> None:
+    assert configuration_from({'logger_backend': None}).config.execution.logger == 'none'
+    assert configuration_from({'nepochs': None}).config.execution.logger == 'csv'
 
 
 def test_unknown_names_are_refused_together() -> None:
@@ -262,7 +339,7 @@ def test_dataclass_instances_may_be_nested_and_joined() -> None:
     assert (tree.data.group_size, tree.model.generator, tree.model.amplitude_activation) == (4, 'patch', 'sigmoid')
     assert (tree.training.epochs, tree.training.likelihood) == (50, 'poisson')
     assert (tree.training.learning_rate, tree.training.seed) == (1e-3, 4)
-    assert settings.test_data_judge
+    assert settings.validate_on_test_data
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.yaml'])
@@ -302,8 +379,8 @@ def test_other_things_are_refused(tmp_path: Path) -> None:
         configuration_from(Model)
     with pytest.raises(ConfigurationError, match='nepochs is given twice, as 3 and as 4'):
         configuration_from({'nepochs': 3}, {'nepochs': 4})
-    with pytest.raises(ConfigurationError, match='takes no further names'):
-        configuration_from(Config(), {'nepochs': 3})
+    with pytest.raises(ConfigurationError, match='give no base with it'):
+        configuration_from(Config(), base=Config())
 
 
 def test_a_tree_is_taken_as_it_is() -> None:
@@ -312,6 +389,9 @@ def test_a_tree_is_taken_as_it_is() -> None:
     assert settings.config is tree
     assert settings == WorkflowConfig(tree)
     assert configuration_from(settings) is settings
+    further = configuration_from(WorkflowConfig(tree, pattern_size=64), {'learning_rate': 0.1, 'output_dir': 'out'})
+    assert further.config == tree.model_copy(update={'training': TrainingConfig(epochs=3, learning_rate=0.1)})
+    assert (further.pattern_size, further.output_dir, further.validate_on_test_data) == (64, Path('out'), False)
 
 
 def test_names_change_the_base_and_nothing_else() -> None:
@@ -321,17 +401,11 @@ def test_names_change_the_base_and_nothing_else() -> None:
     assert configuration_from({}).config == Config()
 
 
-def test_the_page_is_current() -> None:
-    assert PAGE.read_text(encoding='utf-8') == names_table(), (
-        'run python -m ptychopinn_torch_plugin.compat > docs/configuration-names.md'
-    )
-
-
-def test_every_name_has_a_row_and_every_field_exists() -> None:
-    page = names_table()
-    for row in NAMES:
-        assert f'| `{row.name}` |' in page
-        for field in row.becomes.split(', '):
-            if '.' in field:
-                section, _, name = field.partition('.')
-                assert name in type(getattr(Config(), section)).model_fields
+def test_the_page_has_a_row_for_every_name_and_names_the_setting() -> None:
+    rows = dict(re.findall(r'^\| `(\w+)` \| (.+?) \|', PAGE.read_text(encoding='utf-8'), re.MULTILINE))
+    assert list(rows) and set(rows) == set(OPTIONS)
+    for name, rule in OPTIONS.items():
+        if isinstance(rule, str):
+            assert rows[name] == f'`{rule}`'
+        for section, field in re.findall(r'`(\w+)\.(\w+)`', rows[name]):
+            assert field in type(getattr(Config(), section)).model_fields
