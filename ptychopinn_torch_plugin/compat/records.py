@@ -1,0 +1,254 @@
+"""A scan together with what PtychoPINN's data hold beside it: the coordinates of the file, and object patches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.diffraction_quantity import DiffractionQuantity
+from ..data.io.archive import read_arrays, read_headers
+from ..data.io.npz import read_training_npz, scan_from_arrays
+from ..data.scan import RawScan, patch_bounds
+from ..data.validation import check_probe
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+KEYS_BESIDE = ('xcoords', 'ycoords', 'xcoords_start', 'ycoords_start', 'scan_index', 'Y')
+"""Keys of a training file that :class:`ScanRecord` keeps as they are."""
+
+KNOWN_KEYS = (
+    'diff3d', 'diffraction', 'probeGuess', 'objectGuess', 'bad_pixels', 'fresnel_numbers', 'diff3d_quantity',
+    *KEYS_BESIDE,
+)  # fmt: skip
+"""Keys of training data; ``diffraction`` is another name of ``diff3d``."""
+
+SAME_OBJECT = 0.5
+"""Correlation, less their means, from which patches and an object are taken to show the same object. Patches that were
+cut by interpolation agree to about 0.8 where the object varies from pixel to pixel; other objects to about 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanRecord:
+    """A scan, and what its file says beside it. Axis order is (y, x).
+
+    ``scan.positions`` are pixels of the object grid. Where the data hold no object, that grid is made here and the
+    positions are the coordinates shifted by whole pixels; :attr:`object_origin` gives the shift.
+    """
+
+    scan: RawScan
+
+    coordinates: npt.NDArray[np.float64]
+    """Coordinates of the positions as the data have them, ``(n, 2)``, pixels."""
+
+    start_coordinates: npt.NDArray[np.float64]
+    """Nominal coordinates (``xcoords_start``, ``ycoords_start``), ``(n, 2)``, pixels; :attr:`coordinates` where the
+    data have none."""
+
+    scan_index: npt.NDArray[np.integer]
+    """Number of the scan that each position belongs to, ``(n,)``."""
+
+    patches: npt.NDArray[np.complexfloating] | None = None
+    """Object patches ``Y`` as the data have them, ``(n, H, W)``; None where they have none."""
+
+    @classmethod
+    def of(cls, scan: RawScan) -> ScanRecord:
+        """Return the record of a scan that comes without a file: its positions are the coordinates."""
+        return cls(scan, scan.positions, scan.positions, np.zeros(scan.size, dtype=np.int64))
+
+    @property
+    def object_origin(self) -> tuple[float, float]:
+        """Coordinates (y, x) of the first pixel of the object grid; (0, 0) where the data hold an object."""
+        y, x = self.coordinates[0] - self.scan.positions[0]
+        return float(np.round(y)), float(np.round(x))
+
+    def select(self, indices: npt.NDArray[np.integer]) -> ScanRecord:
+        """Return the record of some positions alone; ``indices`` ``(m,)`` ascending, each once."""
+        return ScanRecord(
+            self.scan.select(indices),
+            self.coordinates[indices],
+            self.start_coordinates[indices],
+            self.scan_index[indices],
+            None if self.patches is None else self.patches[indices],
+        )
+
+    def with_probe(self, probe: npt.NDArray[np.complexfloating]) -> ScanRecord:
+        """Return the record with another probe, ``(H, W)`` or ``(modes, H, W)``; itself where it is the same array."""
+        if probe is self.scan.probe:
+            return self
+        modes = check_probe(probe, self.scan.pattern_shape, self.scan.name)
+        return replace(self, scan=replace(self.scan, probe=modes))
+
+
+def record_of_file(path: Path, *, quantity: DiffractionQuantity = 'auto', nphotons: float | None = None) -> ScanRecord:
+    """Read a training file (NPZ); keys without a meaning are listed in the log.
+
+    Raises:
+        InputError: as :func:`~ptychopinn_torch_plugin.data.io.npz.read_training_npz` and :func:`record_of`.
+    """
+    scan = read_training_npz(path, counts_are=quantity, nphotons=nphotons)
+    stored = read_headers(path)
+    unknown = sorted(set(stored) - set(KNOWN_KEYS))
+    if unknown:
+        logger.info('%s: %s mean nothing here and are not read.', scan.name, ', '.join(unknown))
+    try:
+        return record_of(scan, read_arrays(path, [key for key in KEYS_BESIDE if key in stored]))
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
+
+
+def record_of_arrays(
+    arrays: Mapping[str, npt.ArrayLike | None],
+    *,
+    quantity: DiffractionQuantity = 'auto',
+    nphotons: float | None = None,
+    name: str = 'arrays',
+) -> ScanRecord:
+    """Make a record of arrays under the keys of a training file; None means that a key is absent.
+
+    Raises:
+        InputError: a key is missing or unknown, or an array cannot be used.
+    """
+    if 'nn_indices' in arrays:
+        raise InputError('These are grouped data: give PtychoDataContainerTorch(grouped, probe) instead.')
+    unknown = sorted(set(arrays) - set(KNOWN_KEYS))
+    if unknown:
+        raise InputError(f'{", ".join(unknown)} mean nothing here: training data hold {", ".join(KNOWN_KEYS)}.')
+    given = {key: np.asanyarray(value) for key, value in arrays.items() if value is not None}
+    return record_of(scan_from_arrays(given, counts_are=quantity, nphotons=nphotons, name=name), given)
+
+
+def record_of(scan: RawScan, beside: Mapping[str, Array]) -> ScanRecord:
+    """Put ``scan`` together with the arrays of :data:`KEYS_BESIDE` that its data hold.
+
+    Object patches ``Y`` become the reference object where the data hold no other one. Beside an ``objectGuess`` they
+    must show the same object; the reference is then that object.
+
+    Raises:
+        InputError: nominal coordinates of one axis alone or of another length, or patches ``Y`` that are not complex
+            ``(n, H, W)``, not finite, or of another object than ``objectGuess``.
+    """
+    coordinates = _pairs(beside, 'ycoords', 'xcoords', scan.size)
+    start = _pairs(beside, 'ycoords_start', 'xcoords_start', scan.size)
+    index = beside.get('scan_index', np.zeros(scan.size, dtype=np.int64))
+    record = ScanRecord(
+        scan,
+        scan.positions if coordinates is None else coordinates,
+        (scan.positions if coordinates is None else coordinates) if start is None else start,
+        index if index.shape == (scan.size,) else np.broadcast_to(index.ravel()[:1], (scan.size,)),
+    )
+    return with_patches(record, beside.get('Y'))
+
+
+def with_patches(record: ScanRecord, patches: Array | None) -> ScanRecord:
+    """Return the record with object patches ``(n, H, W)`` or ``(n, H, W, 1)``, and the object that they show.
+
+    Raises:
+        InputError: as :func:`record_of`.
+    """
+    if patches is None:
+        return record
+    scan = record.scan
+    expected = (scan.size, *scan.pattern_shape)
+    if patches.shape == (*expected, 1):
+        patches = patches[..., 0]
+    if patches.shape != expected or patches.dtype.kind != 'c' or not np.isfinite(patches).all():
+        raise InputError(
+            f'Y has shape {patches.shape} and dtype {patches.dtype}: give finite complex object patches of shape '
+            f'{expected}, or leave Y out.'
+        )
+    if np.abs(patches - patches.flat[0]).max() <= 1e-6 * max(float(np.abs(patches.flat[0])), 1.0):
+        logger.info('%s: Y is the same number everywhere, which is no object: it is not used.', scan.name)
+        return record
+    if scan.is_flat:
+        logger.info('%s: the reference object is assembled from the object patches Y.', scan.name)
+        return replace(record, scan=replace(scan, object_guess=_assembled(patches, scan)), patches=patches)
+    everyone = np.arange(scan.size)[:, np.newaxis]
+    cut = object_patches(scan.object_guess, scan.positions, scan.pattern_shape, everyone)[..., 0]
+    agreement = _correlation(patches, cut)
+    if agreement < SAME_OBJECT:
+        raise InputError(
+            f'Y and objectGuess show different objects (correlation {agreement:.2f}): give the one that is the '
+            'reference.'
+        )
+    logger.info('%s: Y agrees with objectGuess (correlation %.2f), which is the reference.', scan.name, agreement)
+    return replace(record, patches=patches)
+
+
+def object_patches(
+    object_array: npt.NDArray[np.complexfloating],
+    positions: npt.NDArray[np.float64],
+    pattern_shape: tuple[int, int],
+    groups: npt.NDArray[np.integer],
+) -> npt.NDArray[np.complex64]:
+    """Cut the patches at grouped positions out of an object, at whole pixels.
+
+    Args:
+        object_array: transmission ``(h, w)``.
+        positions: patch centres ``(n, 2)`` as (y, x), pixels of the object.
+        pattern_shape: ``(H, W)`` of a patch.
+        groups: ``(S, C)`` indices into ``positions``.
+
+    Returns:
+        complex64 ``(S, H, W, C)``; 1 outside of the object grid.
+    """
+    patch_origins, _ = patch_bounds(positions, pattern_shape)
+    padded, first = _padded(object_array, patch_origins, pattern_shape)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, pattern_shape)
+    rows, columns = (patch_origins - first)[groups].transpose(2, 0, 1)
+    patches: npt.NDArray[np.complex64] = np.moveaxis(windows[rows, columns], 1, -1)
+    return patches
+
+
+def _padded(
+    object_array: npt.NDArray[np.complexfloating], patch_origins: npt.NDArray[np.int64], pattern_shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.int64]]:
+    """Return the object, filled with 1 so far that it holds every patch, and the pixel (y, x) where it now begins."""
+    below = np.maximum(-patch_origins.min(axis=0), 0)
+    above = np.maximum(patch_origins.max(axis=0) + np.asarray(pattern_shape) - np.asarray(object_array.shape), 0)
+    padding = tuple(zip(below.tolist(), above.tolist(), strict=True))
+    return np.pad(object_array, padding, constant_values=1).astype(np.complex64), -below
+
+
+def _assembled(patches: Array, scan: RawScan) -> npt.NDArray[np.complex64]:
+    """Return the object ``(h, w)`` whose every pixel is the mean of the patches that cover it; 1 where none does."""
+    height, width = scan.pattern_shape
+    patch_origins, _ = patch_bounds(scan.positions, scan.pattern_shape)
+    total, first = _padded(np.zeros(scan.object_shape, dtype=np.complex64), patch_origins, scan.pattern_shape)
+    total[:] = 0
+    number = np.zeros(total.shape, dtype=np.int64)
+    for patch, (y, x) in zip(patches, (patch_origins - first).tolist(), strict=True):
+        total[y : y + height, x : x + width] += patch
+        number[y : y + height, x : x + width] += 1
+    mean = np.where(number > 0, total / np.maximum(number, 1), 1).astype(np.complex64)
+    (y, x), (rows, columns) = -first, scan.object_shape
+    return mean[y : y + rows, x : x + columns]
+
+
+def _correlation(patches: Array, others: Array) -> float:
+    """Return the modulus of the complex correlation coefficient of two stacks of the same shape."""
+    left, right = (stack - stack.mean() for stack in (patches, others))
+    norms = float(np.linalg.norm(left)) * float(np.linalg.norm(right))
+    return float(np.abs(np.vdot(left, right))) / norms if norms > 0 else 0.0
+
+
+def _pairs(beside: Mapping[str, Array], y_key: str, x_key: str, size: int) -> npt.NDArray[np.float64] | None:
+    """Return two keys as ``(n, 2)`` float64, or None where both are absent."""
+    given = [key for key in (y_key, x_key) if key in beside]
+    if not given:
+        return None
+    shapes = [beside[key].shape for key in given]
+    if len(given) == 1 or shapes != [(size,), (size,)]:
+        raise InputError(
+            f'{" and ".join(given)} have shape {" and ".join(map(str, shapes))}: give both {x_key} and {y_key} with '
+            f'{size} numbers, or none of them.'
+        )
+    return np.stack([beside[y_key], beside[x_key]], axis=-1).astype(np.float64)
