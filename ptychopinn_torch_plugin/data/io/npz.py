@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,13 @@ from .output import write_arrays
 
 logger = logging.getLogger(__name__)
 
+Array = TypeVar('Array')
+
 REQUIRED_KEYS = ('diff3d', 'xcoords', 'ycoords', 'probeGuess')
 OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity')
+
+OTHER_NAME = 'diffraction'
+"""What some files call ``diff3d``."""
 
 LARGEST_COUNT_OF_FLOAT32 = 2**20
 """Square roots of whole counts below this, in float32, still round to them when squared: ``4 eps n < 1/2``."""
@@ -56,14 +61,15 @@ def read_training_npz(
             and amplitudes cannot be distinguished, or are not as stated.
     """
     path = Path(path)
-    headers = read_headers(path)
+    stored = read_headers(path)
+    headers = _with_diff3d(stored, f'{path}: ')
     missing = [key for key in REQUIRED_KEYS if key not in headers]
     if missing:
         raise InputError(
             f'{path} lacks {", ".join(missing)}: a training file holds {", ".join(REQUIRED_KEYS)}; export it again.'
         )
     _check_lengths(headers, path)
-    arrays = read_arrays(path, [key for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if key in headers])
+    arrays = read_arrays(path, [key for key in (*REQUIRED_KEYS, OTHER_NAME, *OPTIONAL_KEYS) if key in stored])
     try:
         return scan_from_arrays(arrays, counts_are=counts_are, nphotons=nphotons, name=path.name)
     except InputError as error:
@@ -81,6 +87,8 @@ def scan_from_arrays(
 
     Args:
         arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and the optional keys of a file.
+            The patterns may be called ``diffraction``, and have the shape (n, H, W, 1), or (H, W, n) where the number
+            of positions distinguishes it; the log states the shape that was read.
         counts_are: as in :func:`read_training_npz`.
         nphotons: as in :func:`read_training_npz`.
         name: name of the scan in messages.
@@ -88,11 +96,12 @@ def scan_from_arrays(
     Raises:
         InputError: as :func:`read_training_npz`, for the arrays.
     """
+    arrays = _with_diff3d(arrays)
     missing = [key for key in REQUIRED_KEYS if key not in arrays]
     if missing:
         raise InputError(f'{", ".join(missing)} are missing: training data hold {", ".join(REQUIRED_KEYS)}.')
     _warn_of_several_scans(arrays.get('scan_index'), name)
-    stack = check_pattern_stack(arrays['diff3d'])
+    stack = check_pattern_stack(_patterns_first(arrays['diff3d'], np.size(arrays['xcoords']), name))
     bad_pixels = check_bad_pixels(arrays.get('bad_pixels'), (stack.shape[1], stack.shape[2]))
     quantity, is_from_file = _stated_quantity(arrays, counts_are, name)
     counts = counts_from(stack, ~bad_pixels, quantity, name, nphotons=nphotons, trusted=is_from_file)
@@ -117,7 +126,7 @@ def write_training_npz(
     scan: RawScan,
     *,
     quantity: Literal['counts', 'amplitude'] = 'counts',
-    extra: Mapping[str, npt.ArrayLike] | None = None,
+    extra: Mapping[str, npt.ArrayLike | None] | None = None,
 ) -> None:
     """Write ``scan`` to a training file, with the keys of Ptychodus' own export.
 
@@ -130,13 +139,13 @@ def write_training_npz(
         path: the file to write.
         scan: the scan to write.
         quantity: what ``diff3d`` holds: photon counts, or their square roots as in PtychoPINN's own files.
-        extra: further arrays by their keys.
+        extra: further arrays by their keys; they replace those above, and None leaves a key out.
 
     Raises:
         OutputError: the file cannot be written; the old one is still there.
     """
     y, x = scan.positions.T
-    arrays: dict[str, npt.ArrayLike] = {
+    arrays: dict[str, npt.ArrayLike | None] = {
         'xcoords': x,
         'ycoords': y,
         'xcoords_start': x,
@@ -149,7 +158,34 @@ def write_training_npz(
         'fresnel_numbers': np.asarray(scan.fresnel_numbers),
         'diff3d_quantity': np.array(quantity),
     }
-    write_arrays(Path(path), arrays | dict(extra or {}))
+    arrays |= dict(extra or {})
+    write_arrays(Path(path), {key: array for key, array in arrays.items() if array is not None})
+
+
+def _with_diff3d(arrays: Mapping[str, Array], where: str = '') -> Mapping[str, Array]:
+    """Return ``arrays`` with the patterns under ``diff3d`` where they are called ``diffraction``."""
+    if OTHER_NAME not in arrays:
+        return arrays
+    if 'diff3d' in arrays:
+        raise InputError(f'{where}diff3d and {OTHER_NAME} are two names of the patterns: give one of them.')
+    return {'diff3d' if key == OTHER_NAME else key: array for key, array in arrays.items()}
+
+
+def _other_layout(shape: tuple[int, ...], number: int) -> str:
+    """Return which other layout than (n, H, W) patterns of ``number`` positions have, or an empty string."""
+    if len(shape) == 4 and shape[0] == number and shape[3] == 1:
+        return '(n, H, W, 1)'
+    if len(shape) == 3 and shape[0] != number and shape[2] == number:
+        return '(H, W, n)'
+    return ''
+
+
+def _patterns_first(patterns: npt.NDArray[Any], number: int, name: str) -> npt.NDArray[Any]:
+    """Return a view of ``patterns`` with the axes (n, H, W)."""
+    layout = _other_layout(patterns.shape, number)
+    if layout:
+        logger.info('%s: diff3d has shape %s and is read as %s.', name, patterns.shape, layout)
+    return np.moveaxis(patterns, -1, 0) if layout == '(H, W, n)' else patterns[..., 0] if layout else patterns
 
 
 def _stated_quantity(
@@ -171,10 +207,12 @@ def _stated_quantity(
     return cast(DiffractionQuantity, stated), True
 
 
-def _check_lengths(headers: dict[str, ArrayHeader], path: Path) -> None:
+def _check_lengths(headers: Mapping[str, ArrayHeader], path: Path) -> None:
     """Raise if the declared shapes of patterns and positions do not match, before anything is unpacked."""
     patterns, xs, ys = (headers[key].shape for key in ('diff3d', 'xcoords', 'ycoords'))
-    if len(patterns) != 3 or xs != patterns[:1] or ys != patterns[:1]:
+    number = xs[0] if len(xs) == 1 else -1
+    is_stack = len(patterns) == 3 and patterns[0] == number
+    if xs != ys or not (is_stack or _other_layout(patterns, number)):
         raise InputError(
             f'{path} holds diff3d of shape {patterns} with xcoords {xs} and ycoords {ys}: they must be (n, H, W), (n,) '
             'and (n,); export it again.'
