@@ -1,16 +1,28 @@
 """Ptychographic reconstruction with physics-informed networks, as a plug-in of Ptychodus.
 
-Importing this package loads neither torch nor Lightning nor Qt: the Ptychodus process imports it at start.
+Importing this package loads neither torch nor Lightning nor Qt: the Ptychodus process imports it at start. The names
+that scripts of PtychoPINN use most are loaded when they are first asked for.
 """
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = '0.1.0'
 
-__all__ = ['__version__']
+__all__ = ['PtychoDataContainerTorch', 'RawDataTorch', '__version__']
+
+_LAZY = {'PtychoDataContainerTorch': '.compat.container', 'RawDataTorch': '.compat.raw'}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    """Load a name of :data:`_LAZY` from its module."""
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_LAZY[name], __name__), name)
 
 
 def _disable_plugin_that_needs_a_home() -> None:

@@ -15,7 +15,8 @@ from ..dependencies import missing
 from ..errors import InputError
 from ..limits import physical_memory
 from .grouped_arrays import record_of_groups
-from .records import ScanRecord, object_patches
+from .patches import object_patches
+from .records import ScanRecord
 
 if TYPE_CHECKING:
     import torch

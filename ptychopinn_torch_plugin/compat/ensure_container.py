@@ -1,39 +1,57 @@
-"""Whatever data a workflow function is given become a container."""
+"""Turn any data that a workflow function is given into a container."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
-from ..config import Config
-from ..data.diffraction_quantity import DiffractionQuantity
 from ..data.scan import RawScan
-from ..data.subsampling import select_subsample
+from ..data.subsampling import subsample_indices
 from ..errors import InputError
-from . import WorkflowConfig, configuration_from
 from .container import GroupedScan, PtychoDataContainerTorch
+from .names import WorkflowConfig, map_names
 from .raw import RawDataTorch, drawn_groups
+from .records import KNOWN_KEYS, ScanRecord, record_of_arrays, record_of_file
+
+
+@runtime_checkable
+class RawDataLike(Protocol):
+    """Raw data of another package: an object with the arrays of a training file as attributes."""
+
+    xcoords: npt.ArrayLike
+    ycoords: npt.ArrayLike
+    diff3d: npt.ArrayLike
+    probeGuess: npt.ArrayLike  # noqa: N815 - PtychoPINN's name
+
 
 Data: TypeAlias = (
-    str | Path | Mapping[str, npt.ArrayLike] | RawScan | RawDataTorch | GroupedScan | PtychoDataContainerTorch
+    str
+    | Path
+    | Mapping[str, npt.ArrayLike | None]
+    | RawScan
+    | RawDataTorch
+    | RawDataLike
+    | GroupedScan
+    | PtychoDataContainerTorch
 )
 """What the workflow functions take: a training NPZ, a Ptychodus workflow folder, arrays under the keys of a training
-file, a scan, raw data, grouped data, or a container."""
+file, a scan, raw data (of PtychoPINN, too), grouped data, or a container."""
 
 
 def ensure_container(data: Data, config: object = None) -> PtychoDataContainerTorch:
-    """Raw data become grouped data in a container; a container passes through untouched (the same object).
+    """Group raw data and put them into a container; return a container as it is (the same object).
 
     Without ``n_groups``, groups are compact and hold every position at least once; with it, so many are drawn: anchors
     with some of their nearest neighbours. Nothing is copied: a container holds the scan and a table of groups.
 
     Args:
         data: a path to a training NPZ or to a workflow folder; a mapping of arrays with the keys of a training file;
-            a :class:`~ptychopinn_torch_plugin.data.scan.RawScan`; raw data; what ``generate_grouped_data`` returns; or
-            a container.
+            a :class:`~ptychopinn_torch_plugin.data.scan.RawScan`; raw data, or any object with the attributes
+            ``xcoords``, ``ycoords``, ``diff3d`` and ``probeGuess``; what ``generate_grouped_data`` returns; or a
+            container.
         config: a :class:`~ptychopinn_torch_plugin.config.Config`, or whatever
             :func:`~ptychopinn_torch_plugin.compat.configuration_from` takes; None is the defaults.
 
@@ -42,68 +60,59 @@ def ensure_container(data: Data, config: object = None) -> PtychoDataContainerTo
 
     Raises:
         InputError: the data cannot be used, or their patterns do not have ``N`` x ``N`` pixels.
-        ConfigurationError: the configuration cannot be honoured.
+        ConfigurationError: the configuration cannot be used.
     """
-    settings = configuration_from({} if config is None else config)
+    settings = map_names({} if config is None else config)
     if isinstance(data, GroupedScan):
         data = PtychoDataContainerTorch(data, data.scan.probe)
     if isinstance(data, PtychoDataContainerTorch):
         _check_size(data, settings)
         return data
-    raw = as_raw(data, settings)
+    record = as_record(data, settings)
     tree = settings.config.data
-    if settings.n_subsample:
-        raw = RawDataTorch(select_subsample(raw.scan, settings.n_subsample, tree.subsample_seed))
+    if settings.n_subsample and settings.n_subsample < record.scan.size:
+        record = record.select(subsample_indices(record.scan.size, settings.n_subsample, tree.subsample_seed))
     if settings.n_groups is None:
-        groups = raw.tiles(tree.group_size)
+        groups = RawDataTorch.from_scan(record).tiles(tree.group_size)
     else:
         groups = drawn_groups(
-            raw,
+            record.scan,
             tree.group_size,
             tree.neighbor_count,
             settings.n_groups,
             seed=settings.config.training.seed,
             sequential=tree.sequential_sampling,
         )
-    container = raw.container(groups)
+    container = PtychoDataContainerTorch.from_scan(record, groups)
     _check_size(container, settings)
     return container
 
 
-def as_raw(data: object, settings: WorkflowConfig) -> RawDataTorch:
+def as_record(data: object, settings: WorkflowConfig) -> ScanRecord:
     """Read or wrap ungrouped ``data``.
 
     Raises:
         InputError: they cannot be used, or are of a type that is none of :data:`Data`.
     """
-    dialect = cast(DiffractionQuantity, settings.dialect)
     if isinstance(data, RawDataTorch):
-        return data
+        return data.record
     if isinstance(data, RawScan):
-        return RawDataTorch(data)
-    if isinstance(data, str | Path):
-        if Path(data).is_dir():
-            from ..data.io.workflow_folder import read_workflow_folder
+        return ScanRecord.of(data)
+    if isinstance(data, str | Path) and Path(data).is_dir():
+        from ..data.io.workflow_folder import read_workflow_folder
 
-            return RawDataTorch(read_workflow_folder(Path(data)))
-        return RawDataTorch.from_file(data, dialect=dialect, nphotons=settings.nphotons)
+        return ScanRecord.of(read_workflow_folder(Path(data)))
+    quantity, nphotons = settings.diffraction_quantity, settings.nphotons
+    if isinstance(data, str | Path):
+        return record_of_file(Path(data), quantity=quantity, nphotons=nphotons)
+    if isinstance(data, RawDataLike):
+        data = {key: getattr(data, key) for key in KNOWN_KEYS if hasattr(data, key)}
     if isinstance(data, Mapping):
-        return RawDataTorch.from_arrays(data, dialect=dialect, nphotons=settings.nphotons)
+        return record_of_arrays(data, quantity=quantity, nphotons=nphotons)
     raise InputError(
         f'Data of type {type(data).__name__} cannot be used: give a training NPZ, a workflow folder, arrays under the '
         'keys of a training file, a RawScan, RawDataTorch or PtychoDataContainerTorch.'
     )
-
-
-def with_groups_of(container: PtychoDataContainerTorch, config: Config, positions: int) -> tuple[Config, bool]:
-    """``config`` with the group size of ``container``, and whether that changed it."""
-    size = container.nn_indices.shape[1]
-    if size == min(config.data.group_size, positions):
-        return config, False
-    data = config.data.model_copy(
-        update={'group_size': size, 'neighbor_count': max(config.data.neighbor_count, size - 1)}
-    )
-    return config.model_copy(update={'data': data}), True
 
 
 def _check_size(container: PtychoDataContainerTorch, settings: WorkflowConfig) -> None:

@@ -42,9 +42,10 @@ def _real(value: object) -> float:
 
 
 def _positive(value: object) -> float:
-    if _real(value) == 0:
+    number = _real(value)
+    if number == 0:
         raise ValueError('give a number above 0')
-    return float(value)
+    return number
 
 
 def _truth(value: object) -> bool:
@@ -92,8 +93,8 @@ def _number(name: str, path: str) -> Rule:
     """Return a rule for a whole number that the data and the configuration need."""
 
     def rule(options: LegacyOptions, value: object) -> None:
-        options.set(path, _whole(value))
-        options.data[name] = int(value)
+        options.data[name] = _whole(value)
+        options.set(path, options.data[name])
 
     return rule
 

@@ -17,6 +17,7 @@ from ..data.io.npz import read_training_npz, scan_from_arrays
 from ..data.scan import RawScan, patch_bounds
 from ..data.validation import check_probe
 from ..errors import InputError
+from .patches import mean_of_patches, object_patches
 
 logger = logging.getLogger(__name__)
 
@@ -183,54 +184,16 @@ def with_patches(record: ScanRecord, patches: Array | None) -> ScanRecord:
     return replace(record, patches=patches)
 
 
-def object_patches(
-    object_array: npt.NDArray[np.complexfloating],
-    positions: npt.NDArray[np.float64],
-    pattern_shape: tuple[int, int],
-    groups: npt.NDArray[np.integer],
-) -> npt.NDArray[np.complex64]:
-    """Cut the patches at grouped positions out of an object, at whole pixels.
-
-    Args:
-        object_array: transmission ``(h, w)``.
-        positions: patch centres ``(n, 2)`` as (y, x), pixels of the object.
-        pattern_shape: ``(H, W)`` of a patch.
-        groups: ``(S, C)`` indices into ``positions``.
-
-    Returns:
-        complex64 ``(S, H, W, C)``; 1 outside of the object grid.
-    """
-    patch_origins, _ = patch_bounds(positions, pattern_shape)
-    padded, first = _padded(object_array, patch_origins, pattern_shape)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, pattern_shape)
-    rows, columns = (patch_origins - first)[groups].transpose(2, 0, 1)
-    patches: npt.NDArray[np.complex64] = np.moveaxis(windows[rows, columns], 1, -1)
-    return patches
-
-
-def _padded(
-    object_array: npt.NDArray[np.complexfloating], patch_origins: npt.NDArray[np.int64], pattern_shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.int64]]:
-    """Return the object, filled with 1 so far that it holds every patch, and the pixel (y, x) where it now begins."""
-    below = np.maximum(-patch_origins.min(axis=0), 0)
-    above = np.maximum(patch_origins.max(axis=0) + np.asarray(pattern_shape) - np.asarray(object_array.shape), 0)
-    padding = tuple(zip(below.tolist(), above.tolist(), strict=True))
-    return np.pad(object_array, padding, constant_values=1).astype(np.complex64), -below
-
-
 def _assembled(patches: Array, scan: RawScan) -> npt.NDArray[np.complex64]:
     """Return the object ``(h, w)`` whose every pixel is the mean of the patches that cover it; 1 where none does."""
-    height, width = scan.pattern_shape
     patch_origins, _ = patch_bounds(scan.positions, scan.pattern_shape)
-    total, first = _padded(np.zeros(scan.object_shape, dtype=np.complex64), patch_origins, scan.pattern_shape)
-    total[:] = 0
-    number = np.zeros(total.shape, dtype=np.int64)
-    for patch, (y, x) in zip(patches, (patch_origins - first).tolist(), strict=True):
-        total[y : y + height, x : x + width] += patch
-        number[y : y + height, x : x + width] += 1
-    mean = np.where(number > 0, total / np.maximum(number, 1), 1).astype(np.complex64)
-    (y, x), (rows, columns) = -first, scan.object_shape
-    return mean[y : y + rows, x : x + columns]
+    mean = mean_of_patches(patches, patch_origins)
+    (y, x), (rows, columns) = np.maximum(-mean.origin, 0), scan.object_shape
+    below = np.maximum(mean.origin, 0)
+    whole = np.ones(scan.object_shape, dtype=np.complex64)
+    part = mean.image[y : y + rows - below[0], x : x + columns - below[1]]
+    whole[below[0] : below[0] + part.shape[0], below[1] : below[1] + part.shape[1]] = part
+    return whole
 
 
 def _correlation(patches: Array, others: Array) -> float:
