@@ -100,7 +100,7 @@ def test_nothing_is_computed_before_it_is_asked_for(scan: RawScan) -> None:
 
 def test_the_mapping_has_the_contract_keys(scan: RawScan) -> None:
     grouped = GroupedScan(scan, GROUPS)
-    shapes = {key: grouped[key].shape for key in grouped}
+    shapes = {key: np.asarray(grouped[key]).shape for key in grouped}
     assert shapes == {
         'diffraction': (2, 18, 17, 3),
         'X_full': (2, 18, 17, 3),
@@ -113,8 +113,9 @@ def test_the_mapping_has_the_contract_keys(scan: RawScan) -> None:
         'coords_start_nn': (2, 1, 2, 3),
         'nn_indices': (2, 3),
         'objectGuess': scan.object_shape,
+        'bad_pixels': (18, 17),
     }
-    assert len(grouped) == 11
+    assert len(grouped) == 12
     with pytest.raises(KeyError):
         grouped['Z']
 
