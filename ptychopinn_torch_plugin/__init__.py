@@ -13,9 +13,13 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-__all__ = ['PtychoDataContainerTorch', 'RawDataTorch', '__version__']
+__all__ = ['PtychoDataContainerTorch', 'RawDataTorch', '__version__', 'configuration_from']
 
-_LAZY = {'PtychoDataContainerTorch': '.compat.container', 'RawDataTorch': '.compat.raw'}
+_LAZY = {
+    'PtychoDataContainerTorch': '.compat.container',
+    'RawDataTorch': '.compat.raw',
+    'configuration_from': '.compat.names',
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562

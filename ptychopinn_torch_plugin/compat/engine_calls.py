@@ -56,8 +56,8 @@ def train_containers(
         tree = tree.model_copy(update={'data': tree.data.model_copy(update={'hold_out_scan': True})})
     if tree.training.probe_trainable:
         logger.info(
-            'The probe is learned with the network: the solver runs %d epochs before the first training epoch and %d '
-            'before every other one. probe_trainable=False switches them off.',
+            'The probe is learned with the network (probe_trainable): the solver runs %d epochs before the first '
+            'training epoch and %d before every other one; probe_trainable=False switches them off.',
             FIRST_EPOCHS, TURN_EPOCHS,
         )  # fmt: skip
     with _folder(settings) as folder:

@@ -16,9 +16,8 @@ for name in {blocked}:
     sys.modules[name] = None
 import numpy as np
 import ptychopinn_torch_plugin
-from ptychopinn_torch_plugin import interop, workflows
-from ptychopinn_torch_plugin.compat.raw import RawDataTorch
-assert interop.configuration_from({{'nepochs': 3}}).config.training.epochs == 3
+from ptychopinn_torch_plugin import PtychoDataContainerTorch, RawDataTorch, configuration_from, workflows
+assert configuration_from({{'nepochs': 3}}).config.training.epochs == 3
 rng = np.random.default_rng(0)
 data = {{'diff3d': rng.poisson(3.0, (4, 16, 16)), 'xcoords': np.arange(4.0), 'ycoords': np.arange(4.0),
         'probeGuess': np.ones((16, 16), dtype=complex)}}
@@ -29,6 +28,7 @@ calls = {{
     'train': lambda: workflows.train_cdi_model_torch(container, None, {{}}),
     'lightning': lambda: workflows._train_with_lightning(container, None, {{}}),
     'stitch': lambda: workflows.reassemble_cdi_image_torch(container, {{}}, models=object()),
+    'tensors': container.as_tensors,
     'load': lambda: workflows.load_inference_bundle_torch('nowhere'),
     'save': lambda: workflows.save_inference_bundle_torch({{}}, 'nowhere'),
 }}
@@ -46,7 +46,7 @@ for name in {called}:
 @pytest.mark.parametrize(
     ('blocked', 'called'),
     [
-        (['torch', 'lightning'], ['run', 'train', 'lightning', 'stitch', 'load', 'save']),
+        (['torch', 'lightning'], ['run', 'train', 'lightning', 'stitch', 'tensors', 'load', 'save']),
         (['lightning', 'lightning.pytorch', 'pytorch_lightning'], ['run', 'train', 'lightning']),
     ],
     ids=['torch', 'lightning'],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -92,16 +93,152 @@ def test_the_engine_is_the_same_through_its_own_door(stitched: Stitched, quick: 
     assert np.array_equal(again.object_array, results['reconstruction'].object_array)
 
 
-def test_stitching_without_test_data_is_refused_before_training(
-    quick: Config, small_scan: Known, monkeypatch: pytest.MonkeyPatch
+def test_without_test_data_nothing_is_stitched(
+    quick: Config, small_scan: Known, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('ptychopinn_torch_plugin.training.run.train', lambda *_: pytest.fail('trained'))
-    with pytest.raises(InputError, match='do_stitching needs data to stitch'):
-        workflows.run_cdi_example_torch(small_scan[0], None, quick, do_stitching=True)
+    monkeypatch.setattr(workflows, '_train_with_lightning', lambda *_: {'models': {}})
+    amplitude, phase, results = workflows.run_cdi_example_torch(small_scan[0], None, quick, do_stitching=True)
+    assert (amplitude, phase) == (None, None)
+    assert 'do_stitching = True, but there are no test data: nothing is stitched' in caplog.text
+    assert results['test_container'] is None
+    assert results['train_container'].scan is small_scan[0]
+
+
+def test_no_data_are_refused(quick: Config, small_scan: Known) -> None:
     with pytest.raises(InputError, match='There are no data to train on'):
         workflows.train_cdi_model_torch(None, small_scan[0], quick)
     with pytest.raises(InputError, match='There are no data to stitch'):
         workflows.reassemble_cdi_image_torch(None, quick, models={})
+
+
+# The object of the network and the refined one
+
+
+def test_the_images_can_be_those_of_the_network(stitched: Stitched, quick: Config) -> None:
+    plain = stitched[2]
+    assert plain['refined_object'] is None
+    assert np.array_equal(plain['network_object'], plain['reconstruction'].network_object)
+    assert np.array_equal(plain['network_amp'], plain['recon_amp'])
+    amplitude, _, both = workflows.reassemble_cdi_image_torch(
+        plain['test_container'], quick, M=16, train_results=plain, execution_config={'refine_epochs': 3}
+    )
+    assert np.array_equal(both['network_object'], plain['network_object'])
+    assert np.array_equal(both['network_amp'], plain['network_amp'])
+    assert np.array_equal(both['network_phase'], plain['network_phase'])
+    assert np.array_equal(both['refined_object'], both['reconstruction'].object_array)
+    assert np.abs(both['refined_object'] - both['network_object']).max() > 1e-3
+    assert np.abs(amplitude - plain['recon_amp']).max() > 1e-3
+
+
+def test_the_solver_of_the_probe_is_named_and_can_be_switched_off(
+    small_scan: Known, stitched: Stitched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        'ptychopinn_torch_plugin.training.run.train',
+        lambda _, __, folder: workflows.save_torch_bundle(stitched[2], folder),
+    )
+    with caplog.at_level(logging.INFO):
+        workflows.train_cdi_model_torch(small_scan[0], None, {'probe_trainable': False})
+        assert 'solver' not in caplog.text
+        workflows.train_cdi_model_torch(small_scan[0], None, {})
+    assert 'the solver runs 40 epochs before the first training epoch and 10 before every other one' in caplog.text
+    assert 'probe_trainable=False switches them off' in caplog.text
+
+
+# Functions that are replaced
+
+
+@pytest.mark.parametrize('place', ['ptychopinn_torch_plugin.workflows', 'ptychopinn_torch_plugin.workflows.components'])
+def test_functions_can_be_replaced(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {'nepochs': 3}  # by its identity
+    calls: list[str] = []
+
+    def container_of(data: object, given: object) -> str:
+        assert given is config
+        calls.append(f'container of {data}')
+        return f'container of {data}'
+
+    def train(train_container: object, test_container: object, given: object) -> dict[str, object]:
+        assert given is config
+        calls.append(f'train {train_container}, {test_container}')
+        return {'history': 'mine'}
+
+    monkeypatch.setattr(f'{place}._ensure_container', container_of)
+    monkeypatch.setattr(f'{place}._train_with_lightning', train)
+    module = importlib.import_module(place)
+    _, _, results = module.run_cdi_example_torch('a', 'b', config)
+    assert calls == ['container of a', 'container of b', 'train container of a, container of b']
+    assert results['history'] == 'mine'
+    assert results['train_container'] == 'container of a'
+
+    def train_and_return(train_data: object, test_data: object, given: object, execution_config: object) -> object:
+        assert given is config
+        assert execution_config == {'learning_rate': 0.1}
+        return {'models': (train_data, test_data)}
+
+    def reassemble(data: object, given: object, *how: object, **more: object) -> tuple[str, str, dict[str, object]]:
+        assert given is config
+        return 'amplitude', 'phase', {'data': data, 'how': how, 'more': more}
+
+    monkeypatch.setattr(f'{place}.train_cdi_model_torch', train_and_return)
+    monkeypatch.setattr(f'{place}._reassemble_cdi_image_torch', reassemble)
+    options = {'do_stitching': True, 'flip_y': True, 'M': 7, 'execution_config': {'learning_rate': 0.1}}
+    amplitude, phase, results = module.run_cdi_example_torch('a', 'b', config, **options)
+    assert (amplitude, phase, results['models'], results['data']) == ('amplitude', 'phase', ('a', 'b'), 'b')
+    assert results['how'] == (False, True, False, 7)
+    assert results['more']['train_results'] == {'models': ('a', 'b')}
+
+
+def test_execution_settings_are_further_names(small_scan: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[WorkflowConfig] = []
+    monkeypatch.setattr(workflows, 'train_containers', lambda _, __, settings: seen.append(settings) or {})
+    execution = {'learning_rate': 0.01, 'logger_backend': None}
+    workflows.train_cdi_model_torch(small_scan[0], None, {'nepochs': 3}, execution)
+    workflows._train_with_lightning(workflows.ensure_container(small_scan[0]), None, Config(), execution)
+    for settings, epochs in zip(seen, (3, Config().training.epochs), strict=True):
+        training = settings.config.training
+        assert (training.epochs, training.learning_rate, settings.config.execution.logger) == (epochs, 0.01, 'none')
+
+
+# The probe that is given
+
+
+def test_the_given_probe_is_trained_with_saved_and_used(
+    small_scan: Known, stitched: Stitched, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan, _ = small_scan
+    other = np.conj(scan.probe[0]).T.copy()
+    config = changed(training=QUICK['training'] | {'epochs': 1}, refinement={'refine_epochs': 0})
+    for container in (
+        PtychoDataContainerTorch(RawDataTorch.from_scan(scan).generate_grouped_data(32, 8, 12, 2, 0), other),
+        PtychoDataContainerTorch(dict(GroupedScan(scan, np.arange(48).reshape(12, 4))), scan.probe),
+    ):
+        container.probe = other
+        model = workflows.train_cdi_model_torch(container, None, config)['models']['diffraction_to_obj']
+        assert correlation(model.probe[0], other) > 0.999
+        with caplog.at_level(logging.INFO):
+            _, _, results = workflows.reassemble_cdi_image_torch(container, config, models=stitched[2], M=16)
+        assert correlation(results['reconstruction'].probe[0], other) > 0.999
+        assert 'The probe that was given to the container is used' in caplog.text
+    assert correlation(scan.probe[0], other) < 0.9
+
+
+def correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    return float(np.abs(np.vdot(one, other)) / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def test_a_supervised_model_learns_from_patches_alone(small_scan: Known) -> None:
+    scan, _ = small_scan
+    everyone = np.arange(scan.size)[:, np.newaxis]
+    patches = np.asarray(GroupedScan(scan, everyone)['Y'])
+    arrays = {'xcoords': scan.positions[:, 1], 'ycoords': scan.positions[:, 0], 'diff3d': scan.counts}
+    arrays |= {'probeGuess': scan.probe, 'Y': patches}
+    config = changed(model=QUICK['model'] | {'model_type': 'supervised'}, training=QUICK['training'] | {'epochs': 1})
+    results = workflows.train_cdi_model_torch(arrays, None, config)
+    assert np.isfinite(results['history']['train_loss']).all()
+    del arrays['Y']
+    with pytest.raises(InputError, match='flat'):
+        workflows.train_cdi_model_torch(arrays, None, config)
 
 
 # Flips, transposition and the central region
@@ -157,7 +294,7 @@ def test_an_impossible_central_region_is_refused(stitched: Stitched, quick: Conf
 def test_the_groups_of_a_container_say_what_is_trained_on(
     quick: Config, small_scan: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
-    raw = RawDataTorch(small_scan[0])
+    raw = RawDataTorch.from_scan(small_scan[0])
     groups = np.array([[0, 1, 7, 8], [2, 3, 9, 10], [4, 5, 11, 12]])
     container = raw.container(groups)
     with caplog.at_level(logging.INFO):
@@ -241,8 +378,15 @@ def test_a_bundle_comes_back_as_it_went(stitched: Stitched, quick: Config, tmp_p
         assert config == quick
     workflows.save_inference_bundle_torch(models, tmp_path)
     assert (tmp_path / 'model.safetensors').read_bytes() == path.read_bytes()
-    amplitude, _, _ = workflows.reassemble_cdi_image_torch(
-        stitched[2]['test_container'], config, M=16, models=models['diffraction_to_obj']
+    for given in (None, quick):
+        assert workflows.save_torch_bundle(stitched[2], tmp_path, given).read_bytes() == path.read_bytes()
+    with pytest.raises(ConfigurationError, match='config describes another network or group size'):
+        workflows.save_torch_bundle(stitched[2], tmp_path, {'gridsize': 3})
+    assert workflows.load_inference_bundle_torch(path, model_name='diffraction_to_obj')[1] == quick
+    with pytest.raises(ModelNotLoadedError, match="There is no model 'autoencoder' in a bundle"):
+        workflows.load_inference_bundle_torch(path, model_name='autoencoder')
+    amplitude, _, _ = workflows._reassemble_cdi_image_torch(
+        stitched[2]['test_container'], config, M=16, train_results={'models': models}
     )
     assert np.array_equal(amplitude, stitched[0])
 
@@ -272,7 +416,7 @@ def test_every_kind_of_data_becomes_a_container_and_a_container_stays(
 ) -> None:
     scan, _ = small_scan
     write_training_npz(tmp_path / 'scan.npz', scan)
-    grouped = RawDataTorch(scan).generate_grouped_data(32, K=8, gridsize=2, seed=0)
+    grouped = RawDataTorch.from_scan(scan).generate_grouped_data(32, K=8, gridsize=2, seed=0)
     arrays = {
         'xcoords': scan.positions[:, 1],
         'ycoords': scan.positions[:, 0],
@@ -280,7 +424,7 @@ def test_every_kind_of_data_becomes_a_container_and_a_container_stays(
         'probeGuess': scan.probe,
         'objectGuess': scan.object_guess,
     }
-    for data in (scan, RawDataTorch(scan), tmp_path / 'scan.npz', str(tmp_path / 'scan.npz'), arrays):
+    for data in (scan, RawDataTorch.from_scan(scan), tmp_path / 'scan.npz', str(tmp_path / 'scan.npz'), arrays):
         container = workflows.ensure_container(data, quick)
         assert container.nn_indices.shape == (4, 16)
         assert np.unique(container.nn_indices).size == 49
@@ -331,7 +475,7 @@ def test_the_photons_of_normalised_amplitudes_come_from_the_names(small_scan: Kn
         'probeGuess': scan.probe,
         'objectGuess': scan.object_guess,
     }
-    container = workflows.ensure_container(arrays, {'nphotons': 1e6, 'dialect': 'amplitude'})
+    container = workflows.ensure_container(arrays, {'nphotons': 1e6, 'diffraction_quantity': 'amplitude'})
     assert np.isclose(container.scan.counts.sum() / scan.size, 1e6)
     with pytest.raises(InputError, match='does not tell'):
         workflows.ensure_container(arrays, WorkflowConfig(nphotons=1e6))
@@ -358,16 +502,17 @@ def test_the_probe_is_made_ready_in_training_and_reconstruction(
 def test_the_scale_of_the_probe_is_fitted_or_taken_as_given(small_scan: Known) -> None:
     import torch
 
-    from ptychopinn_torch_plugin.data.tensors import ScanTensors
+    from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 
     scan, _ = small_scan
     cpu = torch.device('cpu')
-    fitted = ScanTensors(scan, cpu).probe
+    fitted = initial_state(ScanTensors(scan, cpu)).probe
     photons = scan.counts.sum() / scan.size
     assert np.isclose(float(fitted.abs().square().sum()), photons, rtol=0.05)
-    # PtychoPINN's probe_scale divides the probe by a number: a fitted probe does not know it.
-    assert torch.allclose(ScanTensors(replace(scan, probe=scan.probe / 4.0), cpu).probe, fitted, rtol=1e-4)
-    given = ScanTensors(scan, cpu, scale=2.0).probe.numpy()
+    # PtychoPINN's probe_scale divides the probe by a number: a fitted probe does not depend on it.
+    scaled = ScanTensors(replace(scan, probe=scan.probe / 4.0), cpu)
+    assert torch.allclose(initial_state(scaled).probe, fitted, rtol=1e-4)
+    given = initial_state(ScanTensors(scan, cpu), scale=2.0).probe.numpy()
     assert np.allclose(given, 2.0 * scan.probe, rtol=1e-4, atol=1e-5)
 
 
