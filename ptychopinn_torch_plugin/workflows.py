@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .compat.bundle import load_inference_bundle_torch, save_inference_bundle_torch, save_torch_bundle
 from .compat.container import PtychoDataContainerTorch
@@ -51,7 +52,7 @@ sys.modules[f'{__name__}.components'] = components
 
 
 def run_cdi_example_torch(  # noqa: PLR0913 - PtychoPINN's arguments
-    train_data: Data | None,
+    train_data: Data | Sequence[Data] | None,
     test_data: Data | None,
     config: object,
     flip_x: bool = False,
@@ -65,7 +66,8 @@ def run_cdi_example_torch(  # noqa: PLR0913 - PtychoPINN's arguments
     """Train a model and, if requested, stitch the test data with it.
 
     Args:
-        train_data: data to train on, any of :data:`Data`; None takes ``train_data_file`` of the configuration.
+        train_data: data to train on, any of :data:`Data`, or a list of them: one model learns from several scans. None
+            takes ``train_data_file`` of the configuration.
         test_data: data to stitch; the model is also validated on them after every epoch if ``config`` holds
             PtychoPINN's names, or settings with ``data.hold_out_scan``. None takes ``test_data_file``, or none.
         config: a :class:`~ptychopinn_torch_plugin.config.Config`, or whatever
@@ -112,7 +114,10 @@ def run_cdi_example_torch(  # noqa: PLR0913 - PtychoPINN's arguments
 
 
 def train_cdi_model_torch(
-    train_data: Data | None, test_data: Data | None, config: object, execution_config: object = None
+    train_data: Data | Sequence[Data] | None,
+    test_data: Data | None,
+    config: object,
+    execution_config: object = None,
 ) -> Results:
     """Turn both inputs into containers and train with Lightning.
 
@@ -127,7 +132,7 @@ def train_cdi_model_torch(
 
         - ``history``: ``{'train_loss': [...], 'val_loss': [...]}``, one entry an epoch, dimensionless (see
           ``docs/conventions.md``); a validation loss is None where nothing was held out;
-        - ``train_container``, ``test_container`` (None without test data);
+        - ``train_container``, a list of them for several scans, and ``test_container``, None without test data;
         - ``models``: ``{'diffraction_to_obj': TrainedModel}``;
         - ``model_file``: the path of the model, None without ``output_dir``;
         - ``config``: the settings that were trained with;
@@ -139,14 +144,19 @@ def train_cdi_model_torch(
         MissingDependencyError: torch or Lightning is not installed.
         TrainingError: the training ended without a usable model.
     """
-    train_data = _data_or_file(train_data, 'train_data_file', config)
+    if train_data is None:
+        train_data = _data_or_file(None, 'train_data_file', config)
     test_data = _data_or_file(test_data, 'test_data_file', config)
     if train_data is None:
         raise InputError('There are no data to train on: give train_data, or train_data_file in the configuration.')
-    train_container = _ensure_container(train_data, config)
+    train_container = (
+        [_ensure_container(data, config) for data in train_data]
+        if isinstance(train_data, list | tuple)
+        else _ensure_container(cast(Data, train_data), config)
+    )
     test_container = None if test_data is None else _ensure_container(test_data, config)
     results = _train_with_lightning(train_container, test_container, config, **_more(execution_config))
-    always = {'train_container': train_container, 'test_container': test_container, 'backend': BACKEND}
+    always: Results = {'train_container': train_container, 'test_container': test_container, 'backend': BACKEND}
     return always | results
 
 
@@ -156,7 +166,7 @@ def _ensure_container(data: Data, config: object) -> PtychoDataContainerTorch:
 
 
 def _train_with_lightning(
-    train_container: PtychoDataContainerTorch,
+    train_container: PtychoDataContainerTorch | Sequence[PtychoDataContainerTorch],
     test_container: PtychoDataContainerTorch | None,
     config: object,
     execution_config: object = None,
@@ -168,7 +178,7 @@ def _train_with_lightning(
     :func:`run_cdi_example_torch`); otherwise positions of the training data are held out for that.
 
     Args:
-        train_container: data to train on.
+        train_container: data to train on, or several of them.
         test_container: test data, or None.
         config: as in :func:`run_cdi_example_torch`.
         execution_config: as in :func:`run_cdi_example_torch`.

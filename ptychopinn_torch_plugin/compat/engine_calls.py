@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..data.io.output import write_arrays
 from ..dependencies import missing
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InputError
 from ..metrics import write_judgement
 from .bundle import MODEL_NAME, load_inference_bundle_torch, model_of
 from .container import PtychoDataContainerTorch
@@ -36,11 +36,11 @@ Results: TypeAlias = dict[str, Any]
 
 
 def train_containers(
-    train_container: PtychoDataContainerTorch,
+    train_container: PtychoDataContainerTorch | Sequence[PtychoDataContainerTorch],
     test_container: PtychoDataContainerTorch | None,
     settings: WorkflowConfig,
 ) -> Results:
-    """Run the training loop of the package on the positions in ``train_container``.
+    """Run the training loop of the package on the positions in ``train_container``, or on several of them.
 
     Returns and errors are those of :func:`ptychopinn_torch_plugin.workflows.train_cdi_model_torch`.
     """
@@ -48,9 +48,9 @@ def train_containers(
         from ..storage.model_file import load_model
         from ..training.calibration import FIRST_EPOCHS, TURN_EPOCHS
         from ..training.run import train
-    scan = train_container.members(settings.nphotons)[0].scan
-    tree = _with_groups_of(train_container, settings.config, scan.size)
-    scans = [scan]
+    containers = [train_container] if isinstance(train_container, PtychoDataContainerTorch) else train_container
+    tree = _with_groups_of(containers, settings.config)
+    scans = [container.members(settings.nphotons)[0].scan for container in containers]
     if test_container is not None and (settings.validate_on_test_data or tree.data.hold_out_scan):
         scans.append(test_container.members(settings.nphotons)[0].scan)
         tree = tree.model_copy(update={'data': tree.data.model_copy(update={'hold_out_scan': True})})
@@ -115,15 +115,29 @@ def reassemble_container(
     return results['recon_amp'], results['recon_phase'], results
 
 
-def _with_groups_of(container: PtychoDataContainerTorch, config: Config, positions: int) -> Config:
-    """Return ``config`` with the group size of ``container``."""
-    size = container.nn_indices.shape[1]
-    if size == min(config.data.group_size, positions):
+def _with_groups_of(containers: Sequence[PtychoDataContainerTorch], config: Config) -> Config:
+    """Return ``config`` with the group size of the containers.
+
+    Raises:
+        InputError: the groups of the containers have several sizes, other than that of ``config``.
+    """
+    given = config.data.group_size
+    sizes = {container.nn_indices.shape[1] for container in containers}
+    # Groups of a scan with fewer positions than a group has members hold all of them.
+    if all(
+        container.nn_indices.shape[1] == min(given, np.unique(container.nn_indices).size) for container in containers
+    ):
         return config
+    if len(sizes) > 1:
+        raise InputError(
+            f'The groups of the containers have {" and ".join(map(str, sorted(sizes)))} positions: give containers '
+            'with groups of one size.'
+        )
+    (size,) = sizes
     logger.warning(
         'The groups of the container have %d positions: the network is trained with groups of that size, not of %d as '
         'in the configuration.',
-        size, config.data.group_size,
+        size, given,
     )  # fmt: skip
     update = {'group_size': size, 'neighbor_count': max(config.data.neighbor_count, size - 1)}
     return config.model_copy(update={'data': config.data.model_copy(update=update)})

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -301,6 +302,26 @@ class RawDataTorch:
             self.scan.positions, (numbers['gridsize'] or 1) ** 2, numbers['K'] or 0, anchors=anchors, rng=rng
         )
         return GroupedScan(self.record, groups)
+
+    def select(self, indices: npt.ArrayLike) -> RawDataTorch:
+        """Return the raw data of some positions alone, on the same object grid.
+
+        Args:
+            indices: ``(m,)`` whole numbers below the number of positions, or ``(n,)`` booleans; at least one position.
+                The order of the scan is kept.
+
+        Raises:
+            InputError: no position is left, or an index is out of range.
+        """
+        size = self.scan.size
+        given: npt.NDArray[Any] = np.asarray(indices)
+        is_mask = given.dtype.kind == 'b' and given.shape == (size,)
+        chosen = np.flatnonzero(given) if is_mask else np.unique(given)
+        if chosen.dtype.kind not in 'iu' or not chosen.size or chosen[0] < 0 or chosen[-1] >= size:
+            raise InputError(f'indices must choose at least one position, by whole numbers from 0 to {size - 1}.')
+        part = RawDataTorch.from_scan(self.record.select(chosen))
+        part._settings = self._settings
+        return part
 
     def container(self, groups: npt.NDArray[np.integer]) -> PtychoDataContainerTorch:
         """Return a container of these data, grouped by ``groups`` ``(S, C)``."""

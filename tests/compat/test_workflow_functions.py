@@ -191,7 +191,12 @@ def test_functions_can_be_replaced(place: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_execution_settings_are_further_names(small_scan: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[WorkflowConfig] = []
-    monkeypatch.setattr(workflows, 'train_containers', lambda _, __, settings: seen.append(settings) or {})
+
+    def train(_: object, __: object, settings: WorkflowConfig) -> dict[str, object]:
+        seen.append(settings)
+        return {}
+
+    monkeypatch.setattr(workflows, 'train_containers', train)
     execution = {'learning_rate': 0.01, 'logger_backend': None}
     workflows.train_cdi_model_torch(small_scan[0], None, {'nepochs': 3}, execution)
     workflows._train_with_lightning(workflows.ensure_container(small_scan[0]), None, Config(), execution)
@@ -302,6 +307,26 @@ def test_the_groups_of_a_container_say_what_is_trained_on(
     assert results['config'].data.group_size == 4
     assert 'The groups of the container have 4 positions' in caplog.text
     assert '(12 positions)' in caplog.text
+
+
+def test_several_scans_train_one_model(quick: Config, small_scan: Known) -> None:
+    raw = RawDataTorch.from_scan(small_scan[0])
+    parts = [raw.select(np.arange(49) < 25), raw.select(np.arange(25, 49))]
+    assert [part.scan.size for part in parts] == [25, 24]
+    results = workflows.train_cdi_model_torch(parts, None, quick)
+    assert len(results['train_container']) == 2
+    assert len(results['models']['diffraction_to_obj'].header.scans) == 2
+    with pytest.raises(InputError, match='have 4 and 9 positions: give containers with groups of one size'):
+        workflows._train_with_lightning(
+            [workflows.ensure_container(part, {'gridsize': side}) for part, side in zip(parts, (2, 3), strict=True)],
+            None,
+            quick,
+        )
+    for wrong in ([], [49], [0.5], np.zeros(49, dtype=bool)):
+        with pytest.raises(
+            InputError, match='indices must choose at least one position, by whole numbers from 0 to 48'
+        ):
+            raw.select(wrong)
 
 
 def test_plain_arrays_train_the_same_model_as_the_scan_they_came_from(quick: Config, small_scan: Known) -> None:
