@@ -94,13 +94,13 @@ def test_train_on_several_scans(scan_file: Path) -> None:
 def test_build_the_container_by_hand(scan_file: Path) -> None:
     variables = run('Build the container by hand')
     refined(variables)
-    assert variables['results']['config'].data.group_size == 4 if 'config' in variables['results'] else True
+    assert variables['container'].X.shape[3] == 4
     assert variables['container'].Y is None
 
 
 def test_an_own_training_loop(scan_file: Path) -> None:
     losses = run('Your own training loop')['losses']
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_there_are_five_scripts() -> None:
