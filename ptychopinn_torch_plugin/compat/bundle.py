@@ -130,9 +130,9 @@ def require_torch() -> None:
 
 def _model_file(folder: Path) -> Path:
     """Return the model file in ``folder``: that of this package, or the first of another one."""
-    ours = folder / MODEL_FILE
-    if not ours.is_file():
+    own = folder / MODEL_FILE
+    if not own.is_file():
         for pattern in _FOREIGN:
             for foreign in sorted(folder.glob(pattern)):
                 return foreign
-    return ours
+    return own

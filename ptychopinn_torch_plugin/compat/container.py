@@ -251,7 +251,7 @@ class PtychoDataContainerTorch:
             InputError: the container was made from plain arrays, which hold amplitudes in groups and no scan.
         """
         if not isinstance(self._grouped, GroupedScan):
-            raise InputError('This container was made from grouped arrays and knows no scan: make it with from_scan.')
+            raise InputError('This container was made from grouped arrays and has no scan: make it with from_scan.')
         return self._record(self._grouped).scan
 
     def members(self, nphotons: float | None = None) -> tuple[ScanRecord, npt.NDArray[np.int32]]:

@@ -73,7 +73,7 @@ def ensure_container(data: Data, config: object = None) -> PtychoDataContainerTo
     if settings.n_subsample and settings.n_subsample < record.scan.size:
         record = record.select(subsample_indices(record.scan.size, settings.n_subsample, tree.subsample_seed))
     if settings.n_groups is None:
-        groups = RawDataTorch.from_scan(record).tiles(tree.group_size)
+        groups = RawDataTorch.from_scan(record).compact_groups(tree.group_size)
     else:
         groups = drawn_groups(
             record.scan,

@@ -54,7 +54,7 @@ class LegacyOptions:
         section, _, name = path.partition('.')
         earlier, other = self._changes.get((section, name), (self._current, value))
         if other != value:
-            raise ValueError(f'{earlier} says otherwise; give one of the two')
+            raise ValueError(f'{earlier} gives another value; choose one of the two')
         self._changes[section, name] = (self._current, value)
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - fields have many types

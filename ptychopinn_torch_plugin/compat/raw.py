@@ -327,7 +327,7 @@ class RawDataTorch:
         """Return a container of these data, grouped by ``groups`` ``(S, C)``."""
         return PtychoDataContainerTorch.from_scan(self.record, groups)
 
-    def tiles(self, group_size: int) -> npt.NDArray[np.int32]:
+    def compact_groups(self, group_size: int) -> npt.NDArray[np.int32]:
         """Return compact groups that hold every position at least once, int32 ``(S, C)`` with ``S = ceil(n / C)``.
 
         Where ``C`` does not divide ``n``, groups are filled up with the positions nearest to them.

@@ -172,8 +172,8 @@ def with_patches(record: ScanRecord, patches: Array | None) -> ScanRecord:
     if scan.is_flat:
         logger.info('%s: the reference object is assembled from the object patches Y.', scan.name)
         return replace(record, scan=replace(scan, object_guess=_assembled(patches, scan)), patches=patches)
-    everyone = np.arange(scan.size)[:, np.newaxis]
-    cut = object_patches(scan.object_guess, scan.positions, scan.pattern_shape, everyone)[..., 0]
+    all_positions = np.arange(scan.size)[:, np.newaxis]
+    cut = object_patches(scan.object_guess, scan.positions, scan.pattern_shape, all_positions)[..., 0]
     agreement = _correlation(patches, cut)
     if agreement < SAME_OBJECT:
         raise InputError(

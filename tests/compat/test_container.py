@@ -34,8 +34,8 @@ def test_patterns_are_gathered_channels_last(scan: RawScan) -> None:
 
 
 def test_amplitudes_are_normalised_over_the_scan(scan: RawScan) -> None:
-    everyone = np.arange(scan.size)[:, np.newaxis]
-    container = PtychoDataContainerTorch.from_scan(scan, everyone)
+    all_positions = np.arange(scan.size)[:, np.newaxis]
+    container = PtychoDataContainerTorch.from_scan(scan, all_positions)
     assert np.isclose((container.X**2).sum(axis=(1, 2)).mean(), 18 * 17 / 4, rtol=1e-5)
 
 
@@ -122,9 +122,9 @@ def test_the_mapping_has_the_contract_keys(scan: RawScan) -> None:
 
 def test_plain_arrays_make_the_same_container(scan_of: ScanMaker) -> None:
     scan = scan_of()
-    everyone = np.arange(12).reshape(6, 2)
-    lazy = PtychoDataContainerTorch.from_scan(scan, everyone)
-    plain = PtychoDataContainerTorch(dict(GroupedScan(scan, everyone)), scan.probe[0])
+    all_positions = np.arange(12).reshape(6, 2)
+    lazy = PtychoDataContainerTorch.from_scan(scan, all_positions)
+    plain = PtychoDataContainerTorch(dict(GroupedScan(scan, all_positions)), scan.probe[0])
     assert plain.probe.shape == (18, 17)
     assert plain.Y is not None
     assert lazy.Y is not None
@@ -134,7 +134,7 @@ def test_plain_arrays_make_the_same_container(scan_of: ScanMaker) -> None:
     # every pattern is in one group, so the mean over the groups is the mean over the scan
     assert np.isclose(plain.norm_Y_I, lazy.norm_Y_I)
     assert np.allclose(plain.X, lazy.X, rtol=1e-5)
-    with pytest.raises(InputError, match='knows no scan: make it with from_scan'):
+    with pytest.raises(InputError, match='has no scan: make it with from_scan'):
         _ = plain.scan
 
 

@@ -51,8 +51,8 @@ def other_probe() -> npt.NDArray[np.complex128]:
 
 def patches_of(scan: RawScan) -> npt.NDArray[np.complex64]:
     """Object patches at all positions, ``(n, H, W)``."""
-    everyone = np.arange(scan.size)[:, np.newaxis]
-    return object_patches(scan.object_guess, scan.positions, scan.pattern_shape, everyone)[..., 0]
+    all_positions = np.arange(scan.size)[:, np.newaxis]
+    return object_patches(scan.object_guess, scan.positions, scan.pattern_shape, all_positions)[..., 0]
 
 
 # The probe

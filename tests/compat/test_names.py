@@ -1,4 +1,4 @@
-"""Every one of PtychoPINN's names is honoured or refused, and none is forgotten."""
+"""Every name of PtychoPINN is used or refused, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_THIS_PACKAGE = 'seed refine_epochs diffraction_quantity dialect'
 KNOWN = f'{MODEL} {TRAINING} {INFERENCE} {EXECUTION} {PRESENT} {OF_THIS_PACKAGE}'.split()
 
 # Names with what they set: (value, path of a field or of the data side, what it becomes), and names beside it.
-HONOURED: dict[str, list[tuple[Any, str, Any, dict[str, Any]]]] = {
+USED: dict[str, list[tuple[Any, str, Any, dict[str, Any]]]] = {
     'N': [(64, 'pattern_size', 64, {})],
     'gridsize': [(2, 'data.group_size', 4, {}), (1, 'data.group_size', 1, {})],
     'n_filters_scale': [(1, 'model.width', 8, {}), (2, 'model.width', 16, {}), (0.5, 'model.width', 4, {})],
@@ -176,15 +176,15 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ('nll_weight', 0.5, {}, 'give 0 or 1'),
     ('nll_weight', 1, {'realspace_weight': 1}, 'losses are not mixed'),
     ('mae_weight', 1, {'model_type': 'supervised'}, 'losses are not mixed'),
-    ('mae_weight', 1, {'nll_weight': 1}, 'nll_weight says otherwise'),
-    ('mae_weight', 1, {'nll_weight': 0, 'torch_loss_mode': 'poisson'}, 'torch_loss_mode says otherwise'),
+    ('mae_weight', 1, {'nll_weight': 1}, 'nll_weight gives another value'),
+    ('mae_weight', 1, {'nll_weight': 0, 'torch_loss_mode': 'poisson'}, 'torch_loss_mode gives another value'),
     ('torch_loss_mode', 'ssim', {}, 'choose one of poisson, mae'),
     ('optimizer', 'sgd', {}, 'choose one of adam, adamw'),
     ('momentum', 'much', {}, 'give a number'),
     ('enable_oversampling', 1, {}, 'give True or False'),
     ('gradient_clip_algorithm', 'value', {}, 'give "norm"'),
     ('refine_epochs', -1, {}, 'greater than or equal to 0'),
-    ('realspace_weight', 1, {'model_type': 'pinn'}, 'model_type says otherwise'),
+    ('realspace_weight', 1, {'model_type': 'pinn'}, 'model_type gives another value'),
     ('realspace_mae_weight', 1, {}, 'compared by squared differences'),
     ('nphotons', 0, {}, 'above 0'),
     ('n_groups', 0, {}, 'at least 1'),
@@ -221,19 +221,17 @@ def found(settings: WorkflowConfig, path: str) -> object:
 
 def test_no_name_of_the_contract_is_forgotten() -> None:
     assert set(OPTIONS) == set(KNOWN)
-    assert set(HONOURED) | {'n_images'} == set(OPTIONS)
+    assert set(USED) | {'n_images'} == set(OPTIONS)
 
 
-@pytest.mark.parametrize('name', list(HONOURED))
-def test_a_name_is_honoured(name: str) -> None:
-    for value, path, becomes, beside in HONOURED[name]:
+@pytest.mark.parametrize('name', list(USED))
+def test_a_name_is_used(name: str) -> None:
+    for value, path, becomes, beside in USED[name]:
         assert found(configuration_from({name: value} | beside), path) == becomes, (value, path)
 
 
 @pytest.mark.parametrize(('name', 'value', 'beside', 'reason'), REFUSED)
-def test_a_value_that_cannot_be_honoured_is_refused(
-    name: str, value: object, beside: dict[str, Any], reason: str
-) -> None:
+def test_a_value_that_cannot_be_used_is_refused(name: str, value: object, beside: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configuration_from({name: value} | beside)
     assert name in str(caught.value)
@@ -246,11 +244,14 @@ def test_the_old_name_warns_once_and_works() -> None:
     assert len(caught) == 1
     assert caught[0].filename == __file__, 'the warning points at the caller'
     assert settings.n_groups == settings.config.data.groups_per_epoch == 30
-    with pytest.warns(DeprecationWarning), pytest.raises(ConfigurationError, match='n_images = 3: n_groups says other'):
+    with (
+        pytest.warns(DeprecationWarning),
+        pytest.raises(ConfigurationError, match='n_images = 3: n_groups gives another'),
+    ):
         configuration_from({'n_images': 3, 'n_groups': 4})
 
 
-# What a configuration of PtychoPINN holds when nobody has changed it.
+# A configuration of PtychoPINN with its default values.
 DEFAULTS: dict[str, Any] = {
     'model': {
         'N': 64, 'gridsize': 1, 'n_filters_scale': 2, 'model_type': 'pinn', 'architecture': 'cnn',
@@ -300,7 +301,7 @@ def test_unknown_names_are_refused_together() -> None:
         configuration_from({'epochs': 3, 'batchsize': 1, 'N': 64})
 
 
-def test_all_refusals_are_told_at_once() -> None:
+def test_all_refusals_are_in_one_message() -> None:
     with pytest.raises(ConfigurationError) as caught:
         configuration_from({'nepochs': 0, 'strategy': 'ddp', 'gridsize': 2})
     assert str(caught.value).count(';') == 2  # one of them belongs to the reason of strategy
@@ -383,7 +384,7 @@ def test_other_things_are_refused(tmp_path: Path) -> None:
         configuration_from(Config(), base=Config())
 
 
-def test_a_tree_is_taken_as_it_is() -> None:
+def test_a_config_is_taken_as_it_is() -> None:
     tree = Config(training=TrainingConfig(epochs=3))
     settings = configuration_from(tree)
     assert settings.config is tree

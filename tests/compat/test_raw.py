@@ -1,4 +1,4 @@
-"""Raw data under PtychoPINN's names: both dialects, groups, tiles, plain arrays; and the probe made ready."""
+"""Raw data under PtychoPINN's names: counts and amplitudes, groups, plain arrays; and the prepared probe."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_anchors_are_sampled_or_taken_in_order(scan: RawScan) -> None:
     at_random = raw.generate_grouped_data(18, seed=1, n_groups=5).nn_indices[:, 0]
     assert len(set(at_random.tolist())) == 5
     assert at_random.tolist() != [0, 1, 2, 3, 4]
-    # More anchors than positions: everyone once before anyone again.
+    # More anchors than positions: every position once before any again.
     assert np.bincount(raw.generate_grouped_data(18, seed=1, n_groups=24).nn_indices[:, 0]).tolist() == [2] * 12
 
 
@@ -145,8 +145,8 @@ def test_an_object_that_says_nothing_is_none(scan_of: ScanMaker) -> None:
 
 
 @pytest.mark.parametrize('size', [1, 4, 5, 12, 100])
-def test_tiles_hold_every_position(scan: RawScan, size: int) -> None:
-    groups = RawDataTorch.from_scan(scan).tiles(size)
+def test_compact_groups_hold_every_position(scan: RawScan, size: int) -> None:
+    groups = RawDataTorch.from_scan(scan).compact_groups(size)
     expected = min(size, 12)
     assert groups.shape == (-(-12 // expected), expected)
     assert groups.dtype == np.int32
@@ -193,7 +193,7 @@ def test_unusable_arrays_are_refused(scan: RawScan, changes: dict[str, Any], sen
         RawDataTorch.from_arrays({key: value for key, value in arrays.items() if value is not None})
 
 
-def test_the_wrong_dialect_is_detected(scan: RawScan) -> None:
+def test_the_wrong_quantity_is_detected(scan: RawScan) -> None:
     with pytest.raises(InputError, match=r"whole numbers, which are photon counts and no amplitudes: say dialect='co"):
         RawDataTorch.from_arrays(arrays_of(scan, scan.counts), diffraction_quantity='amplitude')
     with pytest.raises(InputError, match=r'whole numbers, which are photon counts'):
@@ -206,8 +206,8 @@ def test_the_wrong_dialect_is_detected(scan: RawScan) -> None:
 
 def test_zeros_and_ones_are_either(scan: RawScan) -> None:
     binary = (scan.counts > 3).astype(np.uint8)
-    for dialect in ('counts', 'amplitude'):
-        raw = RawDataTorch.from_arrays(arrays_of(scan, binary), diffraction_quantity=dialect)
+    for quantity in ('counts', 'amplitude'):
+        raw = RawDataTorch.from_arrays(arrays_of(scan, binary), diffraction_quantity=quantity)
         assert np.array_equal(raw.scan.counts, binary)
 
 
@@ -224,7 +224,7 @@ def test_the_statistics_tell_scaled_amplitudes_from_counts(scan_of: ScanMaker) -
     assert RawDataTorch.from_arrays(arrays_of(scan, scan.counts + 0.25), diffraction_quantity='counts').scan.size == 12
 
 
-def test_a_file_that_says_its_dialect_is_believed_and_not_contradicted(scan: RawScan) -> None:
+def test_the_quantity_in_a_file_is_used_and_not_contradicted(scan: RawScan) -> None:
     arrays = arrays_of(scan, np.sqrt(scan.counts)) | {'diff3d_quantity': np.array('amplitude')}
     assert np.array_equal(RawDataTorch.from_arrays(arrays).scan.counts, scan.counts)
     with pytest.raises(InputError, match="diff3d holds amplitude, as diff3d_quantity says, and not 'counts'"):
@@ -239,9 +239,9 @@ def test_normalised_amplitudes_are_scaled_to_the_photons(scan: RawScan) -> None:
 
 
 def test_counted_photons_are_not_scaled_and_that_is_said(scan: RawScan, caplog: pytest.LogCaptureFixture) -> None:
-    for values, dialect in ((scan.counts, 'counts'), (np.sqrt(scan.counts), 'amplitude')):
+    for values, quantity in ((scan.counts, 'counts'), (np.sqrt(scan.counts), 'amplitude')):
         caplog.clear()
-        raw = RawDataTorch.from_arrays(arrays_of(scan, values), diffraction_quantity=dialect, nphotons=5e4)  # type: ignore[arg-type]
+        raw = RawDataTorch.from_arrays(arrays_of(scan, values), diffraction_quantity=quantity, nphotons=5e4)  # type: ignore[arg-type]
         assert np.array_equal(raw.scan.counts, scan.counts)
         assert 'nphotons = 50000 is not used: the patterns hold' in caplog.text
 
@@ -252,7 +252,7 @@ def test_impossible_photons_are_refused(scan: RawScan, nphotons: float) -> None:
         RawDataTorch.from_arrays(arrays_of(scan, scan.counts), nphotons=nphotons)
 
 
-def test_an_unknown_dialect_is_refused(scan: RawScan) -> None:
+def test_an_unknown_quantity_is_refused(scan: RawScan) -> None:
     with pytest.raises(InputError, match="dialect is 'photons'"):
         RawDataTorch.from_arrays(arrays_of(scan, scan.counts), diffraction_quantity='photons')  # type: ignore[arg-type]
 

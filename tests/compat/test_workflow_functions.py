@@ -1,4 +1,4 @@
-"""The workflow functions: what they return, and that what they are told has its effect."""
+"""The workflow functions: their results, and the effect of data, settings and replaced functions."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_images_show_the_object_of_the_engine(stitched: Stitched, small_scan
     assert phase_and_scale_free_error(image, small_scan[1][region], there) < 0.25
 
 
-def test_the_engine_is_the_same_through_its_own_door(stitched: Stitched, quick: Config, small_scan: Known) -> None:
+def test_the_engine_alone_gives_the_same_object(stitched: Stitched, quick: Config, small_scan: Known) -> None:
     results = stitched[2]
     again = reconstruct(small_scan[0], results['models']['diffraction_to_obj'], quick)
     assert np.array_equal(again.object_array, results['reconstruction'].object_array)
@@ -205,6 +205,22 @@ def test_execution_settings_are_further_names(small_scan: Known, monkeypatch: py
         assert (training.epochs, training.learning_rate, settings.config.execution.logger) == (epochs, 0.01, 'none')
 
 
+def test_a_default_configuration_trains_and_stitches(small_scan: Known, tmp_path: Path) -> None:
+    from .test_names import DEFAULTS
+
+    scan = small_scan[0].select(np.arange(12))
+    config = DEFAULTS | {'model': DEFAULTS['model'] | {'N': 32}, 'nepochs': 1, 'output_dir': tmp_path}
+    execution = {'accelerator': 'cpu', 'precision': '32-true', 'logger_backend': None, 'refine_epochs': 2}
+    for model_type in ('pinn', 'supervised'):
+        names = config | {'model': config['model'] | {'model_type': model_type}}
+        amplitude, _, results = workflows.components.run_cdi_example_torch(
+            scan, scan, names, do_stitching=True, execution_config=execution
+        )
+        assert np.ptp(amplitude) > 0.05
+        assert (results['config'].model.model_type, results['config'].model.generator) == (model_type, 'patch')
+        assert not (tmp_path / 'training_log').exists()
+
+
 # The probe that is given
 
 
@@ -234,8 +250,8 @@ def correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 def test_a_supervised_model_learns_from_patches_alone(small_scan: Known) -> None:
     scan, _ = small_scan
-    everyone = np.arange(scan.size)[:, np.newaxis]
-    patches = np.asarray(GroupedScan(scan, everyone)['Y'])
+    all_positions = np.arange(scan.size)[:, np.newaxis]
+    patches = np.asarray(GroupedScan(scan, all_positions)['Y'])
     arrays = {'xcoords': scan.positions[:, 1], 'ycoords': scan.positions[:, 0], 'diff3d': scan.counts}
     arrays |= {'probeGuess': scan.probe, 'Y': patches}
     config = changed(model=QUICK['model'] | {'model_type': 'supervised'}, training=QUICK['training'] | {'epochs': 1})
@@ -342,7 +358,7 @@ def test_plain_arrays_train_the_same_model_as_the_scan_they_came_from(quick: Con
         assert np.array_equal(weight, models[1].weights[name]), name
 
 
-def test_test_data_judge_the_model_where_the_configuration_says_so(
+def test_test_data_validate_the_model_where_the_configuration_says_so(
     quick: Config, small_scan: Known, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stitched: Stitched
 ) -> None:
     calls: list[tuple[int, bool]] = []
@@ -363,7 +379,7 @@ def test_test_data_judge_the_model_where_the_configuration_says_so(
     assert calls == [(1, False), (2, True), (2, True), (1, False)]
 
 
-def test_held_out_test_data_really_judge(small_scan: Known) -> None:
+def test_held_out_test_data_give_a_validation_loss(small_scan: Known) -> None:
     scan, _ = small_scan
     names = {'gridsize': 4, 'neighbor_count': 20, 'nepochs': 1, 'logger_backend': 'none', 'n_filters_scale': 0.5}
     results = workflows.train_cdi_model_torch(scan, scan, configuration_from(names, base=changed()))

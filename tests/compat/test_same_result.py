@@ -1,4 +1,4 @@
-"""One engine, two doors: Ptychodus' batch mode and the workflow functions give the same object."""
+"""Batch mode of Ptychodus and the workflow functions give the same object."""
 
 from __future__ import annotations
 
