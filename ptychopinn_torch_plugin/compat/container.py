@@ -41,9 +41,10 @@ class GroupedScan(Mapping[str, Array | None]):
     coords_offsets          (S,1,2,1) float64    centroid of each group
     coords_relative         (S,1,2,C) float64    coordinates minus the centroid
     coords_nn               (S,1,2,C) float64    coordinates
-    coords_start_offsets    (S,1,2,1) float64    the same three of the nominal coordinates (``xcoords_start``,
-    coords_start_relative   (S,1,2,C) float64    ``ycoords_start``), or of the coordinates where the data have
-    coords_start_nn         (S,1,2,C) float64    none
+    coords_start_offsets    (S,1,2,1) float64    centroid of each group in nominal coordinates (``xcoords_start``,
+                                                 ``ycoords_start``; the coordinates where the data have none)
+    coords_start_relative   (S,1,2,C) float64    nominal coordinates minus their centroid
+    coords_start_nn         (S,1,2,C) float64    nominal coordinates
     nn_indices              (S,C) int32          positions of the scan in each group
     objectGuess             (h,w) complex        the object; None where none is known
     bad_pixels              (H,W) bool           True where a pixel was not measured
