@@ -134,18 +134,19 @@ def record_of(scan: RawScan, beside: Mapping[str, Array]) -> ScanRecord:
     must show the same object; the reference is then that object.
 
     Raises:
-        InputError: nominal coordinates of one axis alone or of another length, or patches ``Y`` that are not complex
+        InputError: another number of scan indices than positions, nominal coordinates of one axis alone or of another
+            length, or patches ``Y`` that are not complex
             ``(n, H, W)``, not finite, or of another object than ``objectGuess``.
     """
     coordinates = _pairs(beside, 'ycoords', 'xcoords', scan.size)
     start = _pairs(beside, 'ycoords_start', 'xcoords_start', scan.size)
-    index = beside.get('scan_index', np.zeros(scan.size, dtype=np.int64))
-    record = ScanRecord(
-        scan,
-        scan.positions if coordinates is None else coordinates,
-        (scan.positions if coordinates is None else coordinates) if start is None else start,
-        index if index.shape == (scan.size,) else np.broadcast_to(index.ravel()[:1], (scan.size,)),
-    )
+    if coordinates is None:
+        coordinates = scan.positions
+    index = np.ravel(beside.get('scan_index', np.zeros(1, dtype=np.int64)))
+    if index.size not in (1, scan.size):
+        raise InputError(f'scan_index holds {index.size} numbers for {scan.size} positions: give one per position.')
+    index = np.broadcast_to(index, (scan.size,))
+    record = ScanRecord(scan, coordinates, coordinates if start is None else start, index)
     return with_patches(record, beside.get('Y'))
 
 
@@ -209,9 +210,10 @@ def _pairs(beside: Mapping[str, Array], y_key: str, x_key: str, size: int) -> np
     if not given:
         return None
     shapes = [beside[key].shape for key in given]
-    if len(given) == 1 or shapes != [(size,), (size,)]:
+    are_real = all(beside[key].dtype.kind in 'uif' for key in given)
+    if len(given) == 1 or shapes != [(size,), (size,)] or not are_real:
         raise InputError(
             f'{" and ".join(given)} have shape {" and ".join(map(str, shapes))}: give both {x_key} and {y_key} with '
-            f'{size} numbers, or none of them.'
+            f'{size} real numbers, or none of them.'
         )
     return np.stack([beside[y_key], beside[x_key]], axis=-1).astype(np.float64)

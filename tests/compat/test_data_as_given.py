@@ -153,8 +153,15 @@ def test_halves_of_a_scan_share_the_frame_of_the_data(arrays: Arrays) -> None:
 def test_nominal_coordinates_of_one_axis_are_refused(arrays: Arrays) -> None:
     with pytest.raises(InputError, match='ycoords_start have shape .*: give both xcoords_start and ycoords_start'):
         RawDataTorch.from_arrays(arrays | {'xcoords_start': None})
-    with pytest.raises(InputError, match='with 12 numbers'):
-        RawDataTorch.from_arrays(arrays | {'xcoords_start': np.ones(3)})
+    for wrong in (np.ones(3), np.array(['a'] * 12)):
+        with pytest.raises(InputError, match='with 12 real numbers'):
+            RawDataTorch.from_arrays(arrays | {'xcoords_start': wrong})
+
+
+def test_scan_indices_are_one_for_all_or_one_per_position(arrays: Arrays) -> None:
+    assert RawDataTorch.from_arrays(arrays | {'scan_index': 7}).scan_index.tolist() == [7] * 12
+    with pytest.raises(InputError, match='scan_index holds 3 numbers for 12 positions'):
+        RawDataTorch.from_arrays(arrays | {'scan_index': np.zeros(3)})
 
 
 # Object patches
