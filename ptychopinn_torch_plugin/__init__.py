@@ -22,6 +22,13 @@ _LAZY = {
 }
 
 
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    """Load a name of :data:`_LAZY` from its module."""
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_LAZY[name], __name__), name)
+
+
 def _disable_plugin_that_needs_a_home() -> None:
     """Let pydantic be imported for a user without a home folder, as in many containers.
 
@@ -34,10 +41,3 @@ def _disable_plugin_that_needs_a_home() -> None:
 
 
 _disable_plugin_that_needs_a_home()
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
-    """Load a name of :data:`_LAZY` from its module."""
-    if name not in _LAZY:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(_LAZY[name], __name__), name)

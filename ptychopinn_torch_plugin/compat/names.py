@@ -121,10 +121,10 @@ def map_names(names: object, *more: object, base: Config | None = None) -> Workf
     options = LegacyOptions(start.config, _collected(more))
     unknown = sorted(set(options.given) - set(OPTIONS))
     if unknown:
+        listed = ', '.join(printable(name) for name in unknown[:MAX_LISTED])
         raise ConfigurationError(
-            f'{", ".join(printable(name) for name in unknown[:MAX_LISTED])}'
-            f'{"..." if len(unknown) > MAX_LISTED else ""}: no such name is known; docs/configuration-names.md lists '
-            'all that are.'
+            f'{listed}{"..." if len(unknown) > MAX_LISTED else ""}: no such name is known; docs/configuration-names.md '
+            'lists all that are.'
         )
     for name, rule in OPTIONS.items():
         if name in options.given:

@@ -73,7 +73,7 @@ def counts_from(
     if nphotons is not None and not 0 < nphotons < math.inf:
         raise InputError(f'nphotons is {nphotons!r}: give the mean photons of a pattern, more than 0.')
     if quantity not in ('auto', 'counts', 'amplitude'):
-        raise InputError(f"dialect is {quantity!r}: give 'auto', 'counts' or 'amplitude'.")
+        raise InputError(f"diffraction_quantity is {quantity!r}: give 'auto', 'counts' or 'amplitude'.")
     found = _find(patterns, good, name) if quantity == 'auto' else quantity
     if quantity != 'auto':
         logger.info('%s: diff3d is read as %s, as asked for.', name, _WORDS[quantity])
@@ -151,22 +151,23 @@ def _refuse_contradiction(patterns: Patterns, good: Mask, quantity: Literal['cou
         # Zeros and ones equal their squares, so they do not distinguish the two.
         if whole and any(bool(((np.asarray(patterns[b]) > 1) & good).any()) for b in frame_blocks(patterns)):
             raise InputError(
-                "diff3d holds whole numbers, which are photon counts and no amplitudes: say dialect='counts' or 'auto'."
+                'diff3d holds whole numbers, which are photon counts and no amplitudes: give diffraction_quantity = '
+                "'counts' or 'auto'."
             )
         return
     if whole:
         return
     if _are_roots_of_whole(patterns, good):
         raise InputError(
-            'diff3d holds numbers whose squares are whole, which are amplitudes and no photon counts: say '
-            "dialect='amplitude' or 'auto'."
+            'diff3d holds numbers whose squares are whole, which are amplitudes and no photon counts: give '
+            "diffraction_quantity = 'amplitude' or 'auto'."
         )
     spread = dispersion(patterns, good)
     if spread < LEAST_DISPERSION:
         raise InputError(
             f'diff3d varies between patterns by {spread:.2g} times its mean, but photon counts vary by their mean at '
-            "least: these are amplitudes (say dialect='amplitude'), or patterns without photon noise (make a scan of "
-            'them with make_raw_scan, which does not test the noise).'
+            "least: these are amplitudes (give diffraction_quantity = 'amplitude'), or patterns without photon noise "
+            '(make a scan of them with make_raw_scan, which does not test the noise).'
         )
 
 

@@ -9,14 +9,13 @@ from .scan import RawScan
 
 
 def select_subsample(scan: RawScan, number: int, seed: int) -> RawScan:
-    """Return ``number`` positions of ``scan``, drawn without replacement, in its order and on its object grid.
+    """Draw ``number`` positions of ``scan`` without replacement; order and object grid are those of the scan.
 
-    The scan itself is returned where ``number`` is 0 or at least its size. The same scan, number and seed give the same
-    positions.
+    Return the scan itself where ``number`` is 0 or at least its size. Equal arguments give equal positions.
     """
     return scan.select(subsample_indices(scan.size, number, seed)) if 0 < number < scan.size else scan
 
 
 def subsample_indices(size: int, number: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw ``number`` of ``size`` positions without replacement; returns their indices, ascending, ``(number,)``."""
+    """Draw ``number`` of ``size`` positions without replacement; return their indices, ascending, ``(number,)``."""
     return np.sort(np.random.default_rng(seed).choice(size, size=number, replace=False))

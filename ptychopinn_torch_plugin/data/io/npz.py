@@ -86,9 +86,9 @@ def scan_from_arrays(
     """Make a validated scan of arrays under the keys of a training file.
 
     Args:
-        arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and what else a file may hold.
+        arrays: ``diff3d`` (n, H, W), ``xcoords`` and ``ycoords`` (n,), ``probeGuess``, and the optional keys of a file.
             The patterns may be called ``diffraction``, and have the shape (n, H, W, 1), or (H, W, n) where the number
-            of positions tells it apart; the log says so.
+            of positions distinguishes it; the log states the shape that was read.
         counts_are: as in :func:`read_training_npz`.
         nphotons: as in :func:`read_training_npz`.
         name: name of the scan in messages.
@@ -139,7 +139,7 @@ def write_training_npz(
         path: the file to write.
         scan: the scan to write.
         quantity: what ``diff3d`` holds: photon counts, or their square roots as in PtychoPINN's own files.
-        extra: further arrays by their keys.
+        extra: further arrays by their keys; they replace those above, and None leaves a key out.
 
     Raises:
         OutputError: the file cannot be written; the old one is still there.
@@ -208,7 +208,7 @@ def _stated_quantity(
 
 
 def _check_lengths(headers: Mapping[str, ArrayHeader], path: Path) -> None:
-    """Raise if the declared shapes show, before anything is unpacked, that patterns and positions do not match."""
+    """Raise if the declared shapes of patterns and positions do not match, before anything is unpacked."""
     patterns, xs, ys = (headers[key].shape for key in ('diff3d', 'xcoords', 'ycoords'))
     number = xs[0] if len(xs) == 1 else -1
     is_stack = len(patterns) == 3 and patterns[0] == number
