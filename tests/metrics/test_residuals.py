@@ -87,7 +87,7 @@ def test_noise_alone_gives_the_r_factor_it_is_said_to(photons: float) -> None:
     assert wrong is not None
     assert wrong.r_factor > 1.2 * wrong.noise_r_factor
     assert wrong.reduced_chi_square > 1.5
-    assert 'not down' in verdict(wrong) or 'nearly' in verdict(wrong)
+    assert 'does not fit' in verdict(wrong) or 'nearly' in verdict(wrong)
 
 
 @pytest.mark.parametrize('photons', [3e4, 1e6])
