@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import ModelFileError
 from .model_file import MODEL_FILE, read_model_header
+from .written_files import WrittenFiles
 
 RESUME_FILE = 'resume.safetensors'
 """State of an unfinished training, from which the next one in the same folder resumes."""
@@ -18,16 +19,17 @@ class TrainingOutput:
         """Remember which model and which resume state are in ``folder`` now, before the run begins."""
         self.model_file = Path(folder).absolute() / MODEL_FILE
         self._resume_file = self.model_file.with_name(RESUME_FILE)
-        self._model_before = _version(self.model_file)
-        self._resume_before = _version(self._resume_file)
+        self._had_model = self.model_file.exists()
+        self._written = WrittenFiles()
+        self._written.watch(self.model_file, self._resume_file)
 
     def has_model(self) -> bool:
         """Return whether this run has written a model."""
-        return _version(self.model_file) not in (None, self._model_before)
+        return self.model_file in self._written.paths()
 
     def can_resume(self) -> bool:
         """Return whether this run has written a state from which the next run resumes."""
-        return _version(self._resume_file) not in (None, self._resume_before)
+        return self._resume_file in self._written.paths()
 
     def describe(self) -> str:
         """Return, in one or two sentences, which model exists now and whether the training can be resumed."""
@@ -39,17 +41,8 @@ class TrainingOutput:
             model = f'The best model of {epochs} epochs is {self.model_file}.'
             if epochs == 0:
                 model = f'No epoch was finished; the model as it was when the run ended is {self.model_file}.'
-        elif self._model_before is None:
-            model = 'No model was written.'
-        else:
+        elif self._had_model:
             model = f'This run wrote no model; {self.model_file} is that of an earlier run.'
+        else:
+            model = 'No model was written.'
         return f'{model} Training into the same folder resumes from there.' if self.can_resume() else model
-
-
-def _version(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that change when the file is replaced; None where there is no file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -30,13 +30,13 @@ from ..storage.atomic import write_atomically
 from ..storage.checked_files import printable
 from ..storage.model_file import MAX_EPOCHS, LossEntry
 from ..storage.tensor_file import open_tensor_file
+from ..storage.training_output import RESUME_FILE
 from ..types import LossRecord
 from .schedules import depends_on_length
 from .state import TrainingState, Weights, loss_entries
 
 logger = logging.getLogger(__name__)
 
-RESUME_FILE = 'resume.safetensors'
 HEADER_KEY = 'ptychopinn_torch_plugin.resume'
 FORMAT_VERSION = 2
 

@@ -28,6 +28,7 @@ from ..config import Config
 from ..data.scan import RawScan
 from ..errors import ConfigurationError, MemoryLimitError, WorkerError
 from ..storage.atomic import is_abandoned, writer_tag
+from ..storage.checked_files import read_bytes
 from ..types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 
 logger = logging.getLogger(__name__)
@@ -119,33 +120,30 @@ def _sweep_jobs(folder: Path) -> None:
             owner = _owner_of(candidate)
             if owner is not None and is_abandoned(owner, candidate):
                 shutil.rmtree(candidate, ignore_errors=True)
-        except OSError as error:  # another user's, or removed in the meantime
+        except (OSError, WorkerError) as error:  # not a marker, or removed in the meantime
             logger.debug('%s is left alone: %s', candidate, error)
 
 
 def _owner_of(folder: Path) -> str | None:
     """Return the tag in the marker of a job folder; None where folder and marker are not what this package writes.
 
-    The temporary folder is shared: its entries may be links, pipes, endless files, or another user's. So the kind and
-    the owner of the entry are examined first, and no more bytes are read than a marker has.
+    The temporary folder is shared: its entries may be links, pipes, endless files, or another user's. So owner and kind
+    are checked first, and no more bytes are read than a marker has.
 
     Raises:
-        OSError: the entry cannot be examined or read.
+        WorkerError: the marker is not a regular file, or too large.
+        OSError: the folder or the marker cannot be examined.
     """
-    if not _is_own(folder.lstat(), stat.S_IFDIR):
+    marker = folder / _MARKER
+    if not (_is_own(folder.lstat()) and stat.S_ISDIR(folder.lstat().st_mode) and _is_own(marker.lstat())):
         return None
-    # Opening a pipe without a writer would block; a link is not followed.
-    descriptor = os.open(folder / _MARKER, os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0))
-    with open(descriptor, 'rb') as file:  # noqa: PTH123 - a descriptor, not a path
-        if not _is_own(os.fstat(descriptor), stat.S_IFREG):
-            return None
-        owner = file.read(_MARKER_BYTES).decode('ascii', errors='replace')
+    owner = read_bytes(marker, _MARKER_BYTES, WorkerError, follow_links=False).decode('ascii', errors='replace')
     return owner if _OWNER.fullmatch(owner) else None
 
 
-def _is_own(status: os.stat_result, kind: int) -> bool:
-    """Return whether a file is of this kind (``stat.S_IFREG``, ``stat.S_IFDIR``) and belongs to this user."""
-    return stat.S_IFMT(status.st_mode) == kind and (not hasattr(os, 'getuid') or status.st_uid == os.getuid())
+def _is_own(status: os.stat_result) -> bool:
+    """Return whether a file belongs to this user."""
+    return not hasattr(os, 'getuid') or status.st_uid == os.getuid()
 
 
 def remove_orphan(folder: Path) -> None:

@@ -179,7 +179,7 @@ def open_window() -> Iterator[PtychodusWindow]:
 
 @contextmanager
 def _log_level(level: int) -> Iterator[None]:
-    """Set the level of the root logger; the host leaves it alone where somebody (pytest) has configured logging."""
+    """Set the level of the root logger; the host leaves it alone where logging is configured already (by pytest)."""
     root = logging.getLogger()
     kept = root.level
     root.setLevel(level)

@@ -1,4 +1,4 @@
-"""Batch mode: one product by default, those so far where they are asked for, and the judgement beside them."""
+"""Batch mode: one product by default, intermediate ones on request, and the metrics beside them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def products(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob('*.h5'))
 
 
-def test_one_product_and_its_judgement(scan_folder: Path, tmp_path: Path) -> None:
+def test_one_product_and_its_metrics(scan_folder: Path, tmp_path: Path) -> None:
     refine(scan_folder, tmp_path / 'out')
     assert products(tmp_path / 'out') == ['product.000006.h5']
     figures = json.loads((tmp_path / 'out' / 'judgement' / 'judgement.json').read_text())

@@ -113,7 +113,7 @@ def test_every_value_survives_a_settings_file(
     ('section', 'name', 'text'),
     [
         ('training', 'epochs', '0'),  # below ge: get_value() would say 1
-        ('training', 'learning_rate', '0.0'),  # gt, which the host cannot be told
+        ('training', 'learning_rate', '0.0'),  # gt, for which the host has no bound
         ('training', 'learning_rate', 'nan'),
         ('training', 'accelerator', 'tpu'),
         ('training', 'likelihood', 'Poisson'),

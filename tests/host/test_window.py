@@ -190,7 +190,7 @@ def test_train_then_infer_with_the_buttons_of_the_window(
     assert monitor.get_completed_runs() == runs + 1
     assert monitor.get_last_error() is None
     assert (empty_folder / 'model.safetensors').is_file()
-    assert len(worker.scan_names[0]) == 1  # the selected product, for want of files in the folder
+    assert len(worker.scan_names[0]) == 1  # the selected product: the folder holds no files
 
     repository = window.model.product_core.product_repository
     actions.reconstruct_button.click()

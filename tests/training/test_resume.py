@@ -26,9 +26,10 @@ from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.errors import ConfigurationError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
 from ptychopinn_torch_plugin.storage.model_file import load_model
+from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
-from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY, RESUME_FILE
+from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY
 from ptychopinn_torch_plugin.training.run import train
 from tests.helpers.fault_report import Ledger
 from tests.helpers.scans import make_scan

@@ -65,7 +65,7 @@ def log_texts(messages: list[Message]) -> list[str]:
 
 
 def failure_of(job: Job, entry: str) -> PtychoPINNError:
-    """The exception that a run of ``entry`` ends with (``match`` of pytest would also look at its notes)."""
+    """Return the exception of a run of ``entry`` (``match`` of pytest also searches its notes)."""
     with pytest.raises(PtychoPINNError) as caught:
         list(run_job(job, entry=ENTRIES + entry))
     return caught.value
@@ -104,16 +104,16 @@ def test_a_whole_run(job: Job, scan: RawScan) -> None:
             preview = read_preview(message.path)
             assert preview is not None
             np.testing.assert_array_equal(preview, np.full((3, 2), 1 + 1j))
-    told = without_heartbeats(messages)
-    assert told[:2] == [Progress(1, 2), Losses(1, 0.5, None)]
-    assert told[-2:] == [Progress(2, 2), Finished()]
-    records = [(record.level, record.logger) for record in told if isinstance(record, LogRecord)]
+    received = without_heartbeats(messages)
+    assert received[:2] == [Progress(1, 2), Losses(1, 0.5, None)]
+    assert received[-2:] == [Progress(2, 2), Finished()]
+    records = [(record.level, record.logger) for record in received if isinstance(record, LogRecord)]
     assert records == [
         (logging.INFO, 'ptychopinn_torch_plugin.tests'),
         (logging.WARNING, 'somebody.else'),
         (logging.DEBUG, 'py.warnings'),
     ]
-    assert log_texts(told)[0] == 'counts are a memmap'
+    assert log_texts(received)[0] == 'counts are a memmap'
     result = read_result(job.folder)
     assert result.object_array[0, 0] == np.complex64(scan.counts.sum())
     assert [record.validation for record in result.losses] == [None, 0.75]
