@@ -52,6 +52,7 @@ _NO_MATTER = {
     'training': {'resume', 'threads', 'accelerator', 'devices', 'early_stop_patience'},
     'execution': {
         'deterministic',
+        'kernels',
         'workers',
         'pin_memory',
         'persistent_workers',
