@@ -6,6 +6,7 @@ the positions are computed when a batch is made.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,8 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..config import KernelChoice
 from ..errors import InputError
 from ..physics.forward import PatternBatch
+from ..physics.kernels.selection import choose_kernels
+from ..physics.kernels.sums import Kernels
 from ..physics.patches import position_dtype, split_positions
 from ..physics.probe import fit_probe_scale, shift_probe
 from ..physics.propagation import quadratic_phase, shift_ramp
@@ -58,9 +62,11 @@ class ScanTensors:
     Args:
         scan: the validated scan; its empty patterns are left out, so ``self.scan`` may have fewer positions.
         device: device of every tensor.
+        kernels: what computes the patterns on a CPU, as in the setting ``execution.kernels``.
     """
 
-    def __init__(self, scan: RawScan, device: torch.device) -> None:
+    def __init__(self, scan: RawScan, device: torch.device, kernels: KernelChoice = 'auto') -> None:
+        self._kernel_choice = kernels
         self.scan = scan = scan.without_empty()
         self.device = device
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
@@ -68,6 +74,11 @@ class ScanTensors:
         self.phase = quadratic_phase(scan.fresnel_numbers, scan.pattern_shape).to(torch.complex64).to(device)
         """Quadratic phase on the exit waves, ``(H, W)`` complex64."""
         self._has_bad_pixels = bool(scan.bad_pixels.any())
+
+    @functools.cached_property
+    def kernels(self) -> Kernels:
+        """What computes the patterns of this scan; chosen, and compiled where need be, at the first use."""
+        return choose_kernels(self._kernel_choice, self.device)
 
     @property
     def size(self) -> int:
@@ -79,7 +90,7 @@ class ScanTensors:
         """Height and width of a pattern in pixels."""
         return self.scan.pattern_shape
 
-    def amplitudes(self, indices: npt.NDArray[np.integer]) -> Tensor:
+    def amplitudes(self, indices: npt.NDArray[np.integer] | slice) -> Tensor:
         """Return measured amplitudes, ``(C, H, W)`` float32, zero frequency at the corner, 0 in bad pixels."""
         counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
         centred = torch.from_numpy(counts).to(self.device)

@@ -296,7 +296,7 @@ def _algorithms(*, deterministic: bool) -> Iterator[None]:
 
 
 def _training_scan(scan: RawScan, device: torch.device, config: Config) -> TrainingScan:
-    tensors = ScanTensors(scan, device)
+    tensors = ScanTensors(scan, device, config.execution.kernels)
     return TrainingScan(tensors, initial_state(tensors, scale=config.probe.scale))
 
 
