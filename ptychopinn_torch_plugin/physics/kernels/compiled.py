@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 
 WORK_PIXELS = 1024
 """Pixels whose factors are computed at a time: they stay in the fastest cache."""
-BATCH_BYTES = 2**18
+BATCH_BYTES = 2**20
 MOST_LOOPS = 32
 """More than there are functions to compile."""
 
