@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,12 @@ from .scan import RawScan
 
 CACHE_BYTES = 2 * 2**30
 """Arrays that every epoch needs of all patterns are kept in memory up to this size; larger ones are computed again."""
+
+RESIDENT_SHARE = 0.5
+"""Share of the free memory of a GPU that the patterns of a scan may take to stay there."""
+COPY_BYTES = 2**28
+"""Patterns are copied to a GPU in parts of this size, because a copy passes through page-locked memory."""
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 SCALE_POSITIONS = 256
 """Positions that the photon scale is fitted to, evenly spread: more would not change the third digit."""
@@ -92,17 +98,39 @@ class ScanTensors:
 
     def amplitudes(self, indices: npt.NDArray[np.integer] | slice) -> Tensor:
         """Return measured amplitudes, ``(C, H, W)`` float32, zero frequency at the corner, 0 in bad pixels."""
-        counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
-        centred = torch.from_numpy(counts).to(self.device)
-        shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
+        shifted = torch.fft.ifftshift(self._counts(indices).to(torch.float32), dim=(-2, -1))
         if self._has_bad_pixels:  # replaced, not multiplied: bad pixels may hold anything, NaN included
             shifted = torch.where(self.good_pixels > 0, shifted, 0.0)
         amplitudes: Tensor = shifted.sqrt_()
         return amplitudes
 
+    def _counts(self, indices: npt.NDArray[np.integer] | slice) -> Tensor:
+        """Return patterns as measured, on the device; on a GPU all of them stay there, in their own dtype."""
+        resident = self._resident_counts
+        if resident is None:
+            return to_device(np.asarray(self.scan.counts[indices], dtype=np.float32), self.device)
+        if isinstance(indices, slice):
+            return resident[indices]
+        chosen = to_device(np.asarray(indices, dtype=np.int64), self.device)
+        signed = _SIGNED.get(resident.dtype, resident.dtype)  # unsigned numbers cannot be indexed on every device
+        return resident.view(signed)[chosen].view(resident.dtype)
+
+    @functools.cached_property
+    def _resident_counts(self) -> Tensor | None:
+        free, counts = free_device_bytes(self.device), self.scan.counts
+        if free is None or counts.nbytes > RESIDENT_SHARE * free or not counts.dtype.isnative:
+            return None
+        step = max(1, COPY_BYTES // counts[0].nbytes)
+        dtype = torch.from_numpy(np.empty(0, dtype=counts.dtype)).dtype
+        resident = torch.empty(counts.shape, dtype=dtype, device=self.device)
+        for first in range(0, len(counts), step):
+            part = np.array(counts[first : first + step])
+            resident[first : first + step] = to_device(part, self.device)
+        return resident
+
     def probes(self, state: ReconstructionState, indices: npt.NDArray[np.integer]) -> ShiftedProbes:
         """Shift the probe of ``state`` to the positions ``indices`` ``(C,)`` and scale it by their intensities."""
-        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64)).to(self.device)
+        chosen = to_device(np.asarray(indices, dtype=np.int64), self.device)
         origins, shifts = split_positions(state.positions[chosen], self.pattern_shape)
         ramps = shift_ramp(shifts, self.pattern_shape, state.intensities[chosen].sqrt()).to(state.probe.dtype)
         return ShiftedProbes(shift_probe(state.probe, ramps, self.phase), ramps, origins)
@@ -125,6 +153,20 @@ class ScanTensors:
             patch_origins=(shifted.patch_origins - first)[None],
             good_pixels=self.good_pixels,
         )
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None for the CPU, and for devices that do not say."""
+    if device.type != 'cuda':
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on ``device``; the copy to a GPU does not wait for the work that is queued there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
 
 
 def patch_origins_of(state: ReconstructionState) -> npt.NDArray[np.int64]:

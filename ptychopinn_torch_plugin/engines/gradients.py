@@ -14,11 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..data.tensors import CACHE_BYTES, ScanTensors
+from ..data.tensors import CACHE_BYTES, ScanTensors, free_device_bytes
 from ..physics.kernels.sums import Epoch, Gradients, Patterns, RefinedQuantities
 from ..physics.patches import split_positions
 from ..types import ReconstructionState
 from .threads import sum_in_threads
+
+GPU_BATCHES = 32
+"""Largest factor between the configured batch size and that of a GPU."""
+GPU_MEMORY_SHARE = 0.25
+WAVES_AT_A_TIME = 10
+"""Arrays as large as the exit waves that the torch kernels hold at a time, roughly."""
 
 
 class GradientAccumulation:
@@ -36,8 +42,11 @@ class GradientAccumulation:
         self._tensors = tensors
         self._likelihood = likelihood
         pixels = math.prod(tensors.pattern_shape)
+        wave_bytes = 8 * modes * pixels
         if tensors.device.type == 'cpu':
-            batch_size = min(batch_size, max(1, tensors.kernels.batch_bytes // (8 * modes * pixels)))
+            batch_size = min(batch_size, max(1, tensors.kernels.batch_bytes // wave_bytes))
+        elif (free := free_device_bytes(tensors.device)) is not None:
+            batch_size = gpu_batch_size(batch_size, wave_bytes, free)
         self._batches = _slices(tensors.size, batch_size)
         self._measured_pixels = tensors.good_pixels.sum() * tensors.size
         self._is_fixed = is_fixed
@@ -101,6 +110,18 @@ class GradientAccumulation:
         if chosen.start not in self._amplitudes:
             self._amplitudes[chosen.start] = self._tensors.amplitudes(chosen)
         return self._amplitudes[chosen.start]
+
+
+def gpu_batch_size(batch_size: int, wave_bytes: int, free_bytes: int) -> int:
+    """Return the patterns in one batch on a GPU, which is busy with large batches only.
+
+    Args:
+        batch_size: the configured size, the least; halved where memory ran out, which halves the result as well.
+        wave_bytes: bytes of the exit waves of one pattern.
+        free_bytes: free memory of the GPU.
+    """
+    fitting = int(GPU_MEMORY_SHARE * free_bytes / (WAVES_AT_A_TIME * wave_bytes))
+    return max(batch_size, min(GPU_BATCHES * batch_size, fitting))
 
 
 def _slices(size: int, step: int) -> list[slice]:
