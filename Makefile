@@ -8,13 +8,14 @@
 # make sbom   write a software bill of materials (CycloneDX) to dist/sbom.json
 # make soak   200 reconstructions and 20 trainings in one process: nothing may grow (about half an hour)
 # make quality  the table of docs/benchmarks.md (STAR=folder adds the measured star, PTYCHI=python pty-chi)
+# make bench  the speed table of docs/benchmarks.md (QUICK=1 in under five minutes, STAR=folder adds the measured star)
 # make clean  remove what these targets made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality clean
+.PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality bench clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.
@@ -56,6 +57,9 @@ sbom: $(STAMP)
 
 quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality $(if $(STAR),--star '$(STAR)') $(if $(PTYCHI),--ptychi '$(PTYCHI)')
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.speed $(if $(QUICK),--quick) $(if $(STAR),--star '$(STAR)')
 
 reliability: $(STAMP)
 	RELIABILITY_DOC=docs/reliability.md OMP_NUM_THREADS=1 QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -n 2 --dist worksteal

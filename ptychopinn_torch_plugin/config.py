@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import ConfigurationError
 
 Accelerator = Literal['auto', 'cpu', 'cuda', 'mps']
+KernelChoice = Literal['auto', 'numba', 'torch']
 
 
 def setting(default: Any, label: str, tip: str, *, unit: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
@@ -253,8 +254,14 @@ class TrainingConfig(_Frozen):
 
 
 class ExecutionConfig(_Frozen):
-    """Execution and logging of a training run; these settings do not change the quality."""
+    """Execution and logging of a run; these settings do not change the quality."""
 
+    kernels: KernelChoice = setting(
+        'auto',
+        'Kernels',
+        'Code that computes the patterns on a CPU: "numba" is compiled and several times faster, "torch" is the '
+        'reference. "auto" is numba where it is installed. Other devices always use torch.',
+    )
     deterministic: bool = setting(
         True, 'Deterministic', 'Use algorithms whose result is the same in every run, where torch has them.'
     )

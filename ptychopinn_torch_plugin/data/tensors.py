@@ -6,17 +6,21 @@ the positions are computed when a batch is made.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..config import KernelChoice
 from ..errors import InputError
 from ..physics.forward import PatternBatch
+from ..physics.kernels.selection import choose_kernels
+from ..physics.kernels.sums import Kernels
 from ..physics.patches import position_dtype, split_positions
 from ..physics.probe import fit_probe_scale, shift_probe
 from ..physics.propagation import quadratic_phase, shift_ramp
@@ -25,6 +29,12 @@ from .scan import RawScan
 
 CACHE_BYTES = 2 * 2**30
 """Arrays that every epoch needs of all patterns are kept in memory up to this size; larger ones are computed again."""
+
+RESIDENT_SHARE = 0.5
+"""Share of the free memory of a GPU that the patterns of a scan may take to stay there."""
+COPY_BYTES = 2**28
+"""Patterns are copied to a GPU in parts of this size, because a copy passes through page-locked memory."""
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 SCALE_POSITIONS = 256
 """Positions that the photon scale is fitted to, evenly spread: more would not change the third digit."""
@@ -58,9 +68,11 @@ class ScanTensors:
     Args:
         scan: the validated scan; its empty patterns are left out, so ``self.scan`` may have fewer positions.
         device: device of every tensor.
+        kernels: what computes the patterns on a CPU, as in the setting ``execution.kernels``.
     """
 
-    def __init__(self, scan: RawScan, device: torch.device) -> None:
+    def __init__(self, scan: RawScan, device: torch.device, kernels: KernelChoice = 'auto') -> None:
+        self._kernel_choice = kernels
         self.scan = scan = scan.without_empty()
         self.device = device
         self.good_pixels = torch.from_numpy(np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)).to(device)
@@ -68,6 +80,11 @@ class ScanTensors:
         self.phase = quadratic_phase(scan.fresnel_numbers, scan.pattern_shape).to(torch.complex64).to(device)
         """Quadratic phase on the exit waves, ``(H, W)`` complex64."""
         self._has_bad_pixels = bool(scan.bad_pixels.any())
+
+    @functools.cached_property
+    def kernels(self) -> Kernels:
+        """What computes the patterns of this scan; chosen, and compiled where need be, at the first use."""
+        return choose_kernels(self._kernel_choice, self.device)
 
     @property
     def size(self) -> int:
@@ -79,19 +96,41 @@ class ScanTensors:
         """Height and width of a pattern in pixels."""
         return self.scan.pattern_shape
 
-    def amplitudes(self, indices: npt.NDArray[np.integer]) -> Tensor:
+    def amplitudes(self, indices: npt.NDArray[np.integer] | slice) -> Tensor:
         """Return measured amplitudes, ``(C, H, W)`` float32, zero frequency at the corner, 0 in bad pixels."""
-        counts = np.asarray(self.scan.counts[indices], dtype=np.float32)
-        centred = torch.from_numpy(counts).to(self.device)
-        shifted = torch.fft.ifftshift(centred, dim=(-2, -1))
+        shifted = torch.fft.ifftshift(self._counts(indices).to(torch.float32), dim=(-2, -1))
         if self._has_bad_pixels:  # replaced, not multiplied: bad pixels may hold anything, NaN included
             shifted = torch.where(self.good_pixels > 0, shifted, 0.0)
         amplitudes: Tensor = shifted.sqrt_()
         return amplitudes
 
+    def _counts(self, indices: npt.NDArray[np.integer] | slice) -> Tensor:
+        """Return patterns as measured, on the device; on a GPU all of them stay there, in their own dtype."""
+        resident = self._resident_counts
+        if resident is None:
+            return to_device(np.asarray(self.scan.counts[indices], dtype=np.float32), self.device)
+        if isinstance(indices, slice):
+            return resident[indices]
+        chosen = to_device(np.asarray(indices, dtype=np.int64), self.device)
+        signed = _SIGNED.get(resident.dtype, resident.dtype)  # unsigned numbers cannot be indexed on every device
+        return resident.view(signed)[chosen].view(resident.dtype)
+
+    @functools.cached_property
+    def _resident_counts(self) -> Tensor | None:
+        free, counts = free_device_bytes(self.device), self.scan.counts
+        if free is None or counts.nbytes > RESIDENT_SHARE * free or not counts.dtype.isnative:
+            return None
+        step = max(1, COPY_BYTES // counts[0].nbytes)
+        dtype = torch.from_numpy(np.empty(0, dtype=counts.dtype)).dtype
+        resident = torch.empty(counts.shape, dtype=dtype, device=self.device)
+        for first in range(0, len(counts), step):
+            part = np.array(counts[first : first + step])
+            resident[first : first + step] = to_device(part, self.device)
+        return resident
+
     def probes(self, state: ReconstructionState, indices: npt.NDArray[np.integer]) -> ShiftedProbes:
         """Shift the probe of ``state`` to the positions ``indices`` ``(C,)`` and scale it by their intensities."""
-        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64)).to(self.device)
+        chosen = to_device(np.asarray(indices, dtype=np.int64), self.device)
         origins, shifts = split_positions(state.positions[chosen], self.pattern_shape)
         ramps = shift_ramp(shifts, self.pattern_shape, state.intensities[chosen].sqrt()).to(state.probe.dtype)
         return ShiftedProbes(shift_probe(state.probe, ramps, self.phase), ramps, origins)
@@ -114,6 +153,20 @@ class ScanTensors:
             patch_origins=(shifted.patch_origins - first)[None],
             good_pixels=self.good_pixels,
         )
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None for the CPU, and for devices that do not say."""
+    if device.type != 'cuda':
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on ``device``; the copy to a GPU does not wait for the work that is queued there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
 
 
 def patch_origins_of(state: ReconstructionState) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 
-from ..config import RefinementConfig
+from ..config import KernelChoice, RefinementConfig
 from ..data.scan import RawScan
 from ..data.tensors import ScanTensors, initial_state
 from .downsampling import coarse_scan, compact_part
@@ -75,7 +75,11 @@ class Geometry:
 
 
 def search_geometry(
-    scan: RawScan, config: RefinementConfig, device: torch.device, should_stop: Callable[[], bool]
+    scan: RawScan,
+    config: RefinementConfig,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    kernels: KernelChoice = 'auto',
 ) -> Geometry:
     """Find scale, then rotation, aspect and shear, each at the minimum of the deviance of a short coarse refinement.
 
@@ -84,6 +88,7 @@ def search_geometry(
         config: the likelihood is used.
         device: where to compute.
         should_stop: called after every epoch; the parameters found until then are returned.
+        kernels: what computes on a CPU.
     """
     coarse, _ = coarse_scan(compact_part(scan, MAX_POSITIONS))
     short = RefinementConfig(
@@ -93,7 +98,7 @@ def search_geometry(
     def deviance_of(geometry: Geometry) -> float:
         if should_stop():
             return math.inf
-        tensors = ScanTensors(replace(coarse, positions=coarse.positions @ geometry.matrix().T), device)
+        tensors = ScanTensors(replace(coarse, positions=coarse.positions @ geometry.matrix().T), device, kernels)
         return final_deviance(Solver(tensors, initial_state(tensors), short, MAX_POSITIONS), should_stop)
 
     given = deviance_of(Geometry())

@@ -2,8 +2,7 @@
 
 The scan is divided into windows: one window, the whole scan, or groups like those of the training, as the generator
 requires. Windows of one size are reconstructed together, each in its own object array; the patterns of a large window
-are processed in batches, so memory does not grow with the scan. Then the patch of every position is extracted once and
-stitched.
+are processed in batches, so memory does not grow with the scan. Then the objects of the windows are stitched.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from ..data.grouping import compact_windows, nearest_neighbours
 from ..data.tensors import CACHE_BYTES, ScanTensors, extent_of, patch_origins_of
 from ..errors import ConfigurationError
 from ..models.base import Generator, Measurement
-from ..physics.forward import PatternBatch, amplitude_update
-from ..physics.patches import extract_patches
-from ..physics.probe import illumination
+from ..physics.forward import PatternBatch
+from ..physics.patches import split_positions
 from ..types import ReconstructionState
 from .progress import ProgressReporter
 from .stitching import Stitcher, mask_object
+from .threads import sum_in_threads
 
 OBJECT_MULTIPLE = 16
 """Sides of the object arrays of groups are rounded up to this: most then have the same shape and form one batch."""
@@ -147,9 +146,8 @@ class Predictor:
         is_single = len(self._windows) == 1 and len(self._windows[0].indices) == 1
         with torch.inference_mode():
             for windows in self._windows:
-                batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size)
-                objects = self._reconstruct(windows, batches, preview=is_single)
-                self._stitch(stitcher, windows, batches, objects)
+                objects, photons = self._reconstruct(windows, preview=is_single)
+                self._stitch(stitcher, windows, objects, photons)
                 if not is_single:
                     self._progress.preview(stitcher.result, self._origin)
                 if self._progress.should_stop():
@@ -158,12 +156,12 @@ class Predictor:
         # A tensor that was made in inference mode cannot enter a computation that is differentiated; a copy can.
         return replace(self._state, object_array=result.clone(), origin=self._origin)
 
-    def _reconstruct(self, windows: Windows, batches: _WindowBatches, *, preview: bool) -> Tensor:
+    def _reconstruct(self, windows: Windows, *, preview: bool) -> tuple[Tensor, Tensor]:
+        """Return the objects of some windows, and the photons on them, ``(B, h, w)``."""
+        batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size)
         shape = (len(windows.indices), *windows.shape)
         objects = torch.ones(shape, dtype=torch.complex64, device=self._tensors.device)
-        photons = torch.zeros_like(objects.real)
-        for batch in batches:
-            photons += illumination(batch.probes, batch.patch_origins, windows.shape)
+        photons = batches.illumination(objects)
         measured = Measurement(batches.object_update, batches, objects, photons)
         origin = int(windows.origins[0, 0]), int(windows.origins[0, 1])
         for estimate in self._generator.unroll(measured, self._steps):
@@ -173,30 +171,14 @@ class Predictor:
                 self._progress.preview(partial(mask_object, objects[0], photons[0]), origin)
             if self._progress.should_stop():
                 break
-        return objects
+        return objects, photons
 
-    def _stitch(self, stitcher: Stitcher, windows: Windows, batches: _WindowBatches, objects: Tensor) -> None:
-        offsets = torch.from_numpy(windows.origins - np.array(self._origin)).to(objects.device)[:, None]
-        for number in range(len(objects)):
-            parts = partial(_patches, objects, batches, offsets, number, self._tensors.pattern_shape)
-            # The phase is that of the whole overlap of the window: the first pass measures it, the second stitches.
-            total = torch.stack([stitcher.overlap(*part) for part in parts()]).sum()
+    def _stitch(self, stitcher: Stitcher, windows: Windows, objects: Tensor, photons: Tensor) -> None:
+        for object_array, weight, corner in zip(objects, photons, windows.origins, strict=True):
+            origin = int(corner[0]) - self._origin[0], int(corner[1]) - self._origin[1]
+            total = stitcher.overlap(object_array, weight, origin)
             phase = torch.where(total.abs() > 0, total / total.abs().clamp_min(1e-30), torch.ones_like(total))
-            for patches, probes, patch_origins in parts():
-                stitcher.add(patches * phase, probes, patch_origins)
-
-
-def _patches(
-    objects: Tensor, batches: _WindowBatches, offsets: Tensor, number: int, shape: tuple[int, int]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield patches, probes and patch origins of one object array, as :meth:`.Stitcher.add` takes them."""
-    one = slice(number, number + 1)
-    for batch in batches:
-        yield (
-            extract_patches(objects[one], batch.patch_origins[one], shape),
-            batch.probes[one],
-            batch.patch_origins[one] + offsets[one],
-        )
+            stitcher.add_object(object_array * phase, weight, origin)
 
 
 class _WindowBatches:
@@ -206,32 +188,66 @@ class _WindowBatches:
         self._tensors = tensors
         self._state = state
         self._windows = windows
-        count = max(1, math.ceil(windows.indices.size / batch_size))
-        self._chunks = np.array_split(windows.indices, count, axis=1)
+        threads = torch.get_num_threads() if tensors.device.type == 'cpu' else 1
+        count = max(threads, math.ceil(windows.indices.size / batch_size))
+        self._chunks = np.array_split(windows.indices, min(count, windows.indices.shape[1]), axis=1)
+        self._numbers = range(len(self._chunks))
         modes, height, width = state.probe.shape
         fits = windows.indices.size * height * width * (4 + 8 * modes) <= CACHE_BYTES
-        self._is_kept = fits or count == 1
-        self._kept: list[PatternBatch] | None = None
+        self._kept: dict[int, PatternBatch] | None = {} if fits or windows.indices.size <= batch_size else None
 
     def __iter__(self) -> Iterator[PatternBatch]:
-        if self._is_kept and self._kept is None:
-            self._kept = list(self._make())
-        yield from self._make() if self._kept is None else self._kept
+        return map(self._batch, self._numbers)
 
-    def _make(self) -> Iterator[PatternBatch]:
-        origins = torch.from_numpy(self._windows.origins).to(self._tensors.device)[:, None]
-        for chunk in self._chunks:
-            flat = self._tensors.batch(self._state, chunk.ravel(), (0, 0))
-            yield PatternBatch(
-                amplitudes=flat.amplitudes.reshape(*chunk.shape, *flat.amplitudes.shape[2:]),
-                probes=flat.probes.reshape(*chunk.shape, *flat.probes.shape[2:]),
-                patch_origins=flat.patch_origins.reshape(*chunk.shape, 2) - origins,
-                good_pixels=flat.good_pixels,
-            )
+    def _batch(self, number: int) -> PatternBatch:
+        if self._kept is None:
+            return self._make(self._chunks[number])
+        if number not in self._kept:
+            self._kept[number] = self._make(self._chunks[number])
+        return self._kept[number]
+
+    def _make(self, chunk: npt.NDArray[np.integer]) -> PatternBatch:
+        tensors, state, indices = self._tensors, self._state, chunk.ravel()
+        shape = chunk.shape
+        chosen = torch.from_numpy(indices).to(tensors.device)
+        origins, shifts = split_positions(state.positions[chosen], tensors.pattern_shape)
+        probes = tensors.kernels.shift_probes(state.probe, tensors.phase, shifts, state.intensities[chosen])
+        first = torch.from_numpy(self._windows.origins).to(tensors.device)[:, None]
+        return PatternBatch(
+            amplitudes=tensors.amplitudes(indices).reshape(*shape, *tensors.pattern_shape),
+            probes=probes.reshape(*shape, *probes.shape[1:]),
+            patch_origins=origins.reshape(*shape, 2) - first,
+            good_pixels=tensors.good_pixels,
+        )
 
     def object_update(self, objects: Tensor) -> Tensor:
         """Compute the update of object arrays ``(B, h, w)`` complex64 by all patterns of their windows."""
-        total = torch.zeros_like(objects)
-        for batch in self:
-            total += amplitude_update(objects, batch)[0]
-        return total
+
+        def update_by(numbers: Sequence[int]) -> _Total:
+            total = torch.zeros_like(objects)
+            for batch in map(self._batch, numbers):
+                self._tensors.kernels.add_object_update(objects, batch, total)
+            return _Total(total)
+
+        return sum_in_threads(self._numbers, update_by, objects.device).array
+
+    def illumination(self, objects: Tensor) -> Tensor:
+        """Compute the photons on each pixel of object arrays ``(B, h, w)`` for a transparent object, real."""
+
+        def photons_of(numbers: Sequence[int]) -> _Total:
+            total = torch.zeros(objects.shape, device=objects.device)
+            for batch in map(self._batch, numbers):
+                self._tensors.kernels.add_illumination(batch.probes, batch.patch_origins, total)
+            return _Total(total)
+
+        return sum_in_threads(self._numbers, photons_of, objects.device).array
+
+
+class _Total:
+    """A sum of arrays."""
+
+    def __init__(self, array: Tensor) -> None:
+        self.array = array
+
+    def add(self, other: _Total) -> None:
+        self.array += other.array

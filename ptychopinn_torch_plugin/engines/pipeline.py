@@ -26,6 +26,7 @@ from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..metrics.half_scans import with_half_scans
 from ..metrics.residuals import illuminated_pixels, measure
 from ..observer import Observer
+from ..physics.kernels.selection import choose_kernels
 from ..storage.model_file import TrainedModel
 from ..types import LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
 from .devices import select_device, use_threads
@@ -119,13 +120,15 @@ def _tensors(scan: RawScan, config: Config, observer: Observer) -> ScanTensors:
     """Return the scan on its device, after the searches that are configured."""
     use_threads(config.inference.threads)
     device = select_device(config.inference.accelerator)
+    kernels = config.execution.kernels
+    logger.info('Kernels: %s.', choose_kernels(kernels, device).description)
     scan = prepared(scan, config.probe).without_empty()
     if config.refinement.refine_geometry:
-        logger.info(search_geometry(scan, config.refinement, device, observer.should_stop).sentence())
+        logger.info(search_geometry(scan, config.refinement, device, observer.should_stop, kernels).sentence())
     if config.refinement.search_positions and not observer.should_stop():
-        found = search_positions(scan, config.refinement, device, observer.should_stop)
+        found = search_positions(scan, config.refinement, device, observer.should_stop, kernels)
         scan = replace(scan, positions=found)
-    return ScanTensors(scan, device)
+    return ScanTensors(scan, device, kernels)
 
 
 def _progress(scan: RawScan, config: Config, observer: Observer, *, network_steps: int) -> ProgressReporter:
@@ -265,4 +268,5 @@ def _is_same(probe: npt.NDArray[np.complexfloating], other: npt.NDArray[np.compl
 
 def _is_preferred(scan: RawScan, model: TrainedModel, config: Config) -> bool:
     use_threads(config.inference.threads)
-    return prefers(scan.without_empty(), model.probe, select_device(config.inference.accelerator))
+    device = select_device(config.inference.accelerator)
+    return prefers(scan.without_empty(), model.probe, device, config.execution.kernels)

@@ -24,7 +24,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..config import RefinementConfig
+from ..config import KernelChoice, RefinementConfig
 from ..data.scan import RawScan
 from ..data.tensors import ScanTensors, initial_state
 from ..physics.forward import simulate
@@ -49,7 +49,11 @@ Positions = npt.NDArray[np.float64]
 
 
 def search_positions(
-    scan: RawScan, config: RefinementConfig, device: torch.device, should_stop: Callable[[], bool]
+    scan: RawScan,
+    config: RefinementConfig,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    kernels: KernelChoice = 'auto',
 ) -> Positions:
     """Return better positions, ``(n, 2)`` as (y, x) in object pixels, for a scan whose own are wrong by some pixels.
 
@@ -58,6 +62,7 @@ def search_positions(
         config: ``search_positions`` is the largest error in pixels; switches and likelihood are used as well.
         device: where to compute.
         should_stop: called after every epoch; the positions found until then are returned.
+        kernels: what computes on a CPU.
     """
     reach = math.ceil(config.search_positions) + EXTRA_REACH_PX
     short = config.model_copy(
@@ -66,7 +71,7 @@ def search_positions(
     coarse, factors = coarse_scan(scan)
     first = short.model_copy(update={'refine_epochs': COARSE_EPOCHS, 'positions_start': 3})
     logger.info('Searching positions up to %d pixels away on the central half of the detector.', reach)
-    refined = _as_array(_refined(coarse, first, device, should_stop).positions)
+    refined = _as_array(_refined(coarse, first, device, should_stop, kernels).positions)
     positions = scan.positions + (refined - coarse.positions) * factors
     fine = short.model_copy(update={'refine_epochs': FINE_EPOCHS, 'positions_start': 5})
     tried = moved = 0
@@ -74,11 +79,11 @@ def search_positions(
         if should_stop():
             return positions
         logger.info('Searching positions on the whole detector, round %d of %d.', number + 1, ROUNDS)
-        state = _refined(replace(scan, positions=positions), fine, device, should_stop)
+        state = _refined(replace(scan, positions=positions), fine, device, should_stop, kernels)
         positions = _as_array(state.positions)
         suspects = _suspects(_deviances(state, scan, state.positions), positions)
         others = np.setdiff1d(np.arange(scan.size), suspects)
-        state = _refined(replace(scan, positions=positions).select(others), fine, device, should_stop)
+        state = _refined(replace(scan, positions=positions).select(others), fine, device, should_stop, kernels)
         tried, moved = suspects.size, 0
         for index in suspects:
             best = _best_position(state, scan.select(np.array([index])), positions[index], reach)
@@ -96,9 +101,13 @@ def search_positions(
 
 
 def _refined(
-    scan: RawScan, config: RefinementConfig, device: torch.device, should_stop: Callable[[], bool]
+    scan: RawScan,
+    config: RefinementConfig,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    kernels: KernelChoice,
 ) -> ReconstructionState:
-    tensors = ScanTensors(scan, device)
+    tensors = ScanTensors(scan, device, kernels)
     with torch.inference_mode():
         solver = Solver(tensors, initial_state(tensors), config, CANDIDATES_AT_A_TIME)
         return solver.run(lambda _epoch, _deviance: should_stop())

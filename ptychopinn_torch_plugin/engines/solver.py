@@ -25,17 +25,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ..config import RefinementConfig
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..models.physics_step import OBJECT_STEP, regularise
 from ..physics.forward import power
+from ..physics.kernels.sums import Gradients, RefinedQuantities
 from ..physics.patches import extract_window
-from ..physics.preconditioner import low_frequency_filter, precondition_low_frequencies
+from ..physics.preconditioner import low_frequency_filter
 from ..physics.probe_modes import add_modes, orthogonalise
 from ..types import ReconstructionState
-from .gradients import GradientAccumulation, Gradients, RefinedQuantities
+from .gradients import GradientAccumulation
 from .optimizers import HeavyBall, PositionOptimizer
 from .regularizers import TotalVariation
 from .stitching import mask_object
@@ -90,7 +92,7 @@ class Solver:
         )
         self._filter = low_frequency_filter(state.object_shape, tensors.device)
         self._photons = torch.ones(state.object_shape, device=tensors.device)
-        self._total_variation = TotalVariation(config.smoothing, state.object_array)
+        self._total_variation = TotalVariation(config.smoothing, state.object_array, tensors.kernels)
 
     def run(self, listen: EpochListener) -> ReconstructionState:
         """Refine for the configured number of epochs, or until ``listen`` returns True.
@@ -142,8 +144,8 @@ class Solver:
     def _object_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:
         photons = regularise(gradients.illumination)
         before = self._state.object_array
-        update = (gradients.object_update / photons)[None]
-        update = precondition_low_frequencies(update, before[None], self._filter)[0]
+        precondition = self._tensors.kernels.precondition
+        update = precondition(gradients.object_update[None], photons.reciprocal()[None], before[None], self._filter)[0]
         after = self._total_variation(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
         momentum.replace_velocity(after - before)
         return after
@@ -187,9 +189,13 @@ def final_deviance(solver: Solver, should_stop: Callable[[], bool] = lambda: Fal
 
 
 def _with_margin(state: ReconstructionState, probe: Tensor) -> ReconstructionState:
-    """Return ``state`` with ``probe``, and an object array that extends ``MARGIN_PX`` beyond every patch."""
+    """Return ``state`` with ``probe``, and an object array that extends ``MARGIN_PX`` at least beyond every patch.
+
+    Its sides are products of small primes: other transforms take several times as long.
+    """
     origin, shape = extent_of(patch_origins_of(state), (probe.shape[-2], probe.shape[-1]))
     first = origin[0] - MARGIN_PX, origin[1] - MARGIN_PX
     offset = first[0] - state.origin[0], first[1] - state.origin[1]
-    sides = shape[0] + 2 * MARGIN_PX, shape[1] + 2 * MARGIN_PX
-    return replace(state, object_array=extract_window(state.object_array, offset, sides), origin=first, probe=probe)
+    height, width = (next_fast_len(side + 2 * MARGIN_PX, real=True) for side in shape)
+    object_array = extract_window(state.object_array, offset, (height, width))
+    return replace(state, object_array=object_array, origin=first, probe=probe)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..physics.forward import power
-from ..physics.patches import accumulate_patches, extract_patches
+from ..physics.patches import accumulate_patches
 from ..physics.probe import COVERAGE_FLOOR, is_illuminated
 
 
@@ -34,14 +34,40 @@ class Stitcher:
         self._sum = torch.zeros((1, *shape), dtype=torch.complex64, device=device)
         self._weight = torch.zeros((1, *shape), dtype=torch.float32, device=device)
 
-    def overlap(self, patches: Tensor, probes: Tensor, patch_origins: Tensor) -> Tensor:
-        """Return the weighted product of the object so far and the conjugate of new patches, a complex scalar.
+    def overlap(self, object_array: Tensor, photons: Tensor, origin: tuple[int, int]) -> Tensor:
+        """Return the weighted product of the object so far and the conjugate of another one, a complex scalar.
 
-        Its phase is the phase of the object so far relative to the patches; it is zero where they do not overlap.
-        Arguments as in :meth:`add`.
+        Its phase is the phase of the object so far relative to the other; it is zero where they do not overlap.
+        Arguments as in :meth:`add_object`.
         """
-        known = extract_patches(self._sum, patch_origins, (patches.shape[-2], patches.shape[-1]))
-        return (power(probes) * known * patches.conj()).sum()
+        known, own = self._common_part(object_array.shape, origin)
+        other = object_array[own]
+        return (photons[own] * self._sum[0][known] * other.conj()).sum()
+
+    def add_object(self, object_array: Tensor, photons: Tensor, origin: tuple[int, int]) -> None:
+        """Add the patches of all positions of one object.
+
+        They are parts of one array, so their weighted sum is that array times the sum of their weights.
+
+        Args:
+            object_array: ``(h, w)`` complex64; what lies outside this object array has no photons, and is cut off.
+            photons: illumination by the positions, ``(h, w)`` float32.
+            origin: pixel (y, x) of this object array at which it begins.
+        """
+        target, own = self._common_part(object_array.shape, origin)
+        self._sum[0][target] += object_array[own] * photons[own]
+        self._weight[0][target] += photons[own]
+
+    def _common_part(
+        self, shape: torch.Size, origin: tuple[int, int]
+    ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return the part of this array that an array of ``shape`` at ``origin`` covers, here and there."""
+        here, there = [], []
+        for start, side, limit in zip(origin, shape, self._shape, strict=True):
+            first, last = max(start, 0), min(start + side, limit)
+            here.append(slice(first, max(first, last)))
+            there.append(slice(first - start, max(first, last) - start))
+        return (here[0], here[1]), (there[0], there[1])
 
     def add(self, patches: Tensor, probes: Tensor, patch_origins: Tensor) -> None:
         """Add patches.

@@ -87,16 +87,41 @@ def position_step(spectra: Tensor, transmittance: Tensor, intensities: Tensor, p
     Returns:
         ``(C, 2)`` real, (y, x) in pixels.
     """
-    gradient_y, gradient_x = position_gradient(spectra, probe).unbind(dim=-1)
+    matrices = intensities[:, None] * (transmittance.flatten(1) @ slope_products(probe).flatten(1).T)
+    return gauss_newton_step(position_gradient(spectra, probe), matrices)
+
+
+def slope_products(probe: Tensor) -> Tensor:
+    """Compute the products of the probe's slopes (yy, xx, yx) at half a pixel, summed over modes.
+
+    Args:
+        probe: modes, ``(M, H, W)`` complex.
+
+    Returns:
+        ``(3, H, W)`` real; ``H_j`` is their inner product with ``s_j |O_j|^2``.
+    """
     spectrum, frequency_y, frequency_x = _spectrum(probe)
     half = shift_ramp(frequency_y.new_full((2,), 0.5), (probe.shape[-2], probe.shape[-1])).to(probe.dtype)
     slope_y = torch.fft.ifft2(spectrum * half * (-1j * frequency_y[:, None]))
     slope_x = torch.fft.ifft2(spectrum * half * (-1j * frequency_x))
-    products = [_real_product(slope_y, slope_y), _real_product(slope_x, slope_x), _real_product(slope_y, slope_x)]
-    matrix = intensities[:, None] * (transmittance.flatten(1) @ torch.stack(products, dim=-1))
-    yy, xx, xy = matrix.unbind(dim=-1)
-    determinant = (yy * xx - xy.square() + DETERMINANT_FLOOR * yy * xx).clamp_min(1e-30)
-    step = torch.stack([xx * gradient_y - xy * gradient_x, yy * gradient_x - xy * gradient_y], dim=-1)
+    pairs = ((slope_y, slope_y), (slope_x, slope_x), (slope_y, slope_x))
+    return torch.stack([_real_product(a, b) for a, b in pairs])
+
+
+def gauss_newton_step(gradients: Tensor, matrices: Tensor) -> Tensor:
+    """Solve ``H_j dr = -1/8 dD/dr_j`` for every position.
+
+    Args:
+        gradients: ``-1/8 dD/dr_j``, ``(C, 2)`` real.
+        matrices: the elements yy, xx, yx of ``H_j``, ``(C, 3)`` real.
+
+    Returns:
+        ``(C, 2)`` real, (y, x) in pixels; zero where ``H_j`` is zero.
+    """
+    gradient_y, gradient_x = gradients.unbind(dim=-1)
+    yy, xx, yx = matrices.unbind(dim=-1)
+    determinant = (yy * xx - yx.square() + DETERMINANT_FLOOR * yy * xx).clamp_min(1e-30)
+    step = torch.stack([xx * gradient_y - yx * gradient_x, yy * gradient_x - yx * gradient_y], dim=-1)
     return step / determinant[:, None]
 
 
@@ -109,5 +134,5 @@ def _spectrum(probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _real_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the real part of ``a b*`` summed over modes, ``(M, H, W)`` to ``(H W,)``."""
-    return (a.real * b.real + a.imag * b.imag).sum(dim=0).flatten()
+    """Return the real part of ``a b*`` summed over modes, ``(M, H, W)`` to ``(H, W)``."""
+    return (a.real * b.real + a.imag * b.imag).sum(dim=0)

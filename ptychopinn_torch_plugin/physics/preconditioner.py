@@ -24,12 +24,13 @@ OPAQUE = 1e-2
 
 
 def low_frequency_filter(shape: tuple[int, int], device: torch.device, limit: float = LOW_FREQUENCY_GAIN) -> Tensor:
-    """Compute the filter on the frequencies of an object array, ``(h, w)`` float32, zero at zero frequency.
+    """Compute the filter on the frequencies of the real transform of an object array (h, w), zero at zero frequency.
 
-    The constant phase is left alone: no pattern depends on it.
+    Returns:
+        ``(h, w // 2 + 1)`` float32. The constant phase is left alone: no pattern depends on it.
     """
     frequency_y = torch.fft.fftfreq(shape[0], device=device)
-    frequency_x = torch.fft.fftfreq(shape[1], device=device)
+    frequency_x = torch.fft.rfftfreq(shape[1], device=device)
     squared = frequency_y.square()[:, None] + frequency_x.square()
     gain: Tensor = (LOW_FREQUENCY**2 / squared.clamp_min(1e-12) - 1.0).clamp(0.0, limit)
     gain[0, 0] = 0.0
@@ -37,8 +38,20 @@ def low_frequency_filter(shape: tuple[int, int], device: torch.device, limit: fl
 
 
 def precondition_low_frequencies(direction: Tensor, object_array: Tensor, gain: Tensor) -> Tensor:
-    """Add the amplified low-frequency phase part of ``direction`` to it; all ``(B, h, w)``, the gain ``(h, w)``."""
+    """Add the amplified low-frequency phase part of ``direction`` to it.
+
+    Args:
+        direction: ``G``, ``(B, h, w)`` complex.
+        object_array: ``(B, h, w)`` complex.
+        gain: of :func:`low_frequency_filter`.
+    """
     modulus = object_array.real.square() + object_array.imag.square()
     phase = (object_array.conj() * direction).imag / modulus.clamp_min(OPAQUE)
-    low = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
+    low = amplify_low_frequencies(phase, gain)
     return direction + object_array * torch.complex(torch.zeros_like(low), low)
+
+
+def amplify_low_frequencies(phase: Tensor, gain: Tensor) -> Tensor:
+    """Apply the filter ``gain`` to ``phase`` ``(B, h, w)`` real."""
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(phase) * gain, s=phase.shape[-2:])
+    return filtered

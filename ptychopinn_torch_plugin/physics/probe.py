@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .forward import PatternBatch, power, simulate
-from .patches import accumulate_patches
+from .patches import accumulate_patches, position_dtype
 
 COVERAGE_FLOOR = 1e-3
 """A pixel counts as illuminated above this share of the photons on the brightest pixel."""
@@ -62,13 +62,16 @@ def fit_probe_scale(batches: Iterable[PatternBatch]) -> float:
         A number ``s``: with ``s * probe``, ``sum |P|^2`` is the mean number of photons per pattern. NaN if no
         simulated power falls on the measured pixels.
     """
-    measured = simulated = 0.0
+    photons = []
     with torch.no_grad():
         for batch in batches:
             probes = batch.probes.flatten(0, 1)[:, None]
             origins = torch.zeros_like(batch.patch_origins).flatten(0, 1)[:, None]
             transparent = probes.new_ones((probes.shape[0], *probes.shape[-2:]))
             expected = simulate(transparent, probes, origins).expected
-            measured += float((batch.amplitudes.square() * batch.good_pixels).sum(dtype=torch.float64))
-            simulated += float((expected * batch.good_pixels).sum(dtype=torch.float64))
+            accurate = position_dtype(expected.device)
+            counts = (batch.amplitudes.square(), expected)
+            photons.append(torch.stack([(part * batch.good_pixels).sum(dtype=accurate) for part in counts]))
+        # One transfer for all batches: every transfer waits for the device.
+        measured, simulated = torch.stack(photons).sum(dim=0).tolist()
     return math.sqrt(measured / simulated) if simulated > 0 else math.nan

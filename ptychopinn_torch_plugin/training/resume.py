@@ -56,6 +56,7 @@ _FREE = {
     'training': {'resume', 'threads', 'accelerator', 'devices', 'early_stop_patience'},
     'execution': {
         'deterministic',
+        'kernels',
         'workers',
         'pin_memory',
         'persistent_workers',

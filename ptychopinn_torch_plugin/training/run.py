@@ -204,7 +204,7 @@ def _algorithms(*, deterministic: bool) -> Iterator[None]:
 
 
 def _training_scan(scan: RawScan, config: Config, device: torch.device) -> TrainingScan:
-    tensors = ScanTensors(scan, device)
+    tensors = ScanTensors(scan, device, config.execution.kernels)
     return TrainingScan(tensors, initial_state(tensors, scale=config.probe.scale))
 
 

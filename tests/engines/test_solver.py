@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.config import Config, RefinementConfig, parse_config
+from ptychopinn_torch_plugin.config import Config, KernelChoice, RefinementConfig, parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
-from ptychopinn_torch_plugin.engines.gradients import GradientAccumulation, RefinedQuantities
+from ptychopinn_torch_plugin.engines.gradients import GradientAccumulation
 from ptychopinn_torch_plugin.engines.optimizers import PositionOptimizer
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.engines.solver import Solver, likelihood_for
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.physics.forward import power, simulate
+from ptychopinn_torch_plugin.physics.kernels.sums import RefinedQuantities
 from ptychopinn_torch_plugin.physics.probe_modes import add_modes, orthogonalise
 from ptychopinn_torch_plugin.types import Reconstruction
 from tests.engines.test_pipeline import inner
@@ -257,11 +258,12 @@ def test_the_prior_helps_a_faint_scan_and_the_likelihood_follows_the_dose() -> N
         assert likelihood_for(tensors, initial_state(tensors).probe) == likelihood
 
 
+@pytest.mark.parametrize('kernels', ['numba', 'torch'])
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
-def test_threads_share_the_patterns_and_change_nothing(mode: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_the_patterns_and_change_nothing(mode: type, kernels: KernelChoice) -> None:
     """As training calls it, and as reconstruction does; small batches, so that both threads have some."""
-    monkeypatch.setattr('ptychopinn_torch_plugin.engines.gradients.CPU_BATCH_BYTES', 2**15)
-    tensors = ScanTensors(make_scan()[0], torch.device('cpu'))
+    tensors = ScanTensors(make_scan()[0], torch.device('cpu'), kernels)
+    tensors.kernels = tensors.kernels._replace(batch_bytes=2**15)
     config = RefinementConfig(refine_epochs=4, positions_start=1, refine_intensity=True, intensity_start=1)
     before, found = torch.get_num_threads(), []
     try:

@@ -6,7 +6,7 @@ import torch
 
 from ptychopinn_torch_plugin.engines.stitching import Stitcher
 from ptychopinn_torch_plugin.physics.patches import extract_patches
-from ptychopinn_torch_plugin.physics.probe import is_illuminated
+from ptychopinn_torch_plugin.physics.probe import illumination, is_illuminated
 
 CPU = torch.device('cpu')
 
@@ -39,12 +39,24 @@ def test_the_mean_is_weighted_by_the_photons() -> None:
 
 
 def test_overlap_measures_the_phase_between_windows() -> None:
-    object_array = complex_normal(1, 20, 20, seed=2)
-    probes = complex_normal(1, 1, 1, 12, 12, seed=3)
+    object_array = complex_normal(20, 20, seed=2)
+    photons = torch.ones((12, 12))
     stitcher = Stitcher((20, 20), CPU)
-    first, second = torch.tensor([[[0, 0]]]), torch.tensor([[[5, 4]]])
-    stitcher.add(extract_patches(object_array, first, (12, 12)), probes, first)
-    rotated = extract_patches(object_array, second, (12, 12)) * torch.polar(torch.tensor(1.0), torch.tensor(-0.7))
-    overlap = stitcher.overlap(rotated, probes, second)
+    stitcher.add_object(object_array[:12, :12], photons, (0, 0))
+    rotated = object_array[5:17, 4:16] * torch.polar(torch.tensor(1.0), torch.tensor(-0.7))
+    overlap = stitcher.overlap(rotated, photons, (5, 4))
     torch.testing.assert_close(torch.angle(overlap), torch.tensor(0.7))
-    assert float(stitcher.overlap(rotated[..., :3, :3], probes[..., :3, :3], torch.tensor([[[17, 17]]])).abs()) == 0.0
+    assert float(stitcher.overlap(rotated[:3, :3], photons[:3, :3], (17, 17)).abs()) == 0.0
+    assert float(stitcher.overlap(rotated, photons, (25, -14)).abs()) == 0.0
+
+
+def test_an_object_is_the_sum_of_its_patches() -> None:
+    """Adding an object with its illumination is adding all of its patches; what extends beyond is cut off."""
+    object_array = complex_normal(1, 30, 34, seed=0)
+    patch_origins = torch.tensor([[[y, x] for y in range(2, 19, 3) for x in range(3, 23, 4)]])
+    probes = complex_normal(1, patch_origins.shape[1], 2, 10, 9, seed=1)
+    one, two = Stitcher((28, 32), CPU), Stitcher((28, 32), CPU)
+    one.add(extract_patches(object_array, patch_origins, (10, 9)), probes, patch_origins - torch.tensor([1, 2]))
+    two.add_object(object_array[0], illumination(probes, patch_origins, (30, 34))[0], (-1, -2))
+    torch.testing.assert_close(two.photons, one.photons)
+    torch.testing.assert_close(two.result(), one.result(), rtol=1e-4, atol=1e-5)

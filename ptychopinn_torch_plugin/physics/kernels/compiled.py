@@ -1,0 +1,262 @@
+"""The epoch on a CPU: numba's loops around torch's transforms, batch by batch within the cache.
+
+A batch passes through these steps (:mod:`.loops` has their equations)::
+
+    probes:  F(P_m) g_j -> F^-1 -> Q          unless they are kept
+    waves:   P_jm O_j -> F -> q_j -> F^-1     deviance, expected photons
+    object:  P_jm* chi_jm added
+    probe:   Q* O_j* chi_jm -> F -> g_j*      probe spectrum and position gradients, where refined
+
+The transforms are those of torch, without scaling passes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..derivatives import gauss_newton_step, slope_products
+from ..forward import EXPECTED_EPS, PatternBatch
+from ..noise_models import POISSON_FLOOR
+from ..preconditioner import OPAQUE, amplify_low_frequencies
+from ..total_variation import dual_step_sizes
+from . import loops, object_loops
+from .sums import Epoch, Gradients, Kernels, Patterns, RefinedQuantities
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+WORK_PIXELS = 1024
+"""Pixels whose factors are computed at a time: they stay in the fastest cache."""
+BATCH_BYTES = 2**20
+MOST_LOOPS = 32
+"""More than there are functions to compile."""
+
+
+def add_gradients(epoch: Epoch, batches: Iterable[Patterns], total: Gradients) -> None:
+    """Add the gradients of all patterns of ``batches`` to ``total``."""
+    _EpochSums(epoch, total).add(batches)
+
+
+def shift_probes(probe: Tensor, phase: Tensor, shifts: Tensor, intensities: Tensor) -> Tensor:
+    """Return the probe with ``phase`` at ``shifts`` ``(C, 2)`` with ``intensities`` ``(C,)``: ``(C, M, H, W)``."""
+    probes = _ShiftedProbes(probe, phase)
+    return probes.at(probes.ramps(shifts, intensities))
+
+
+def add_illumination(probes: Tensor, patch_origins: Tensor, total: Tensor) -> None:
+    """Add the photons of ``probes`` ``(B, C, M, H, W)`` to ``total`` ``(B, h, w)`` real."""
+    for group, origins, target in zip(probes, patch_origins, total, strict=True):
+        loops.add_power(group.numpy(), origins.numpy(), target.numpy())
+
+
+def add_object_update(objects: Tensor, batch: PatternBatch, total: Tensor) -> None:
+    """Add the object update of ``batch`` at ``objects`` to ``total``, both ``(B, h, w)`` complex."""
+    modes, height, width = batch.probes.shape[2:]
+    count = max(1, BATCH_BYTES // (8 * modes * height * width))
+    factors = _Factors(batch.good_pixels, 'amplitude')
+    for number, patterns in enumerate(batch.amplitudes):
+        object_array, target = _as_numpy(objects[number]), total[number].numpy()
+        for first in range(0, len(patterns), count):
+            chosen = slice(first, first + count)
+            probes, origins = batch.probes[number, chosen], batch.patch_origins[number, chosen].numpy()
+            chi, _ = _exit_wave_updates(object_array, probes, origins, patterns[chosen], factors)
+            loops.add_object_update(chi.numpy(), probes.numpy(), origins, target)
+
+
+class _Factors:
+    """The pixels of the detector, and the sums of the last batch over them."""
+
+    def __init__(self, good_pixels: Tensor, likelihood: str) -> None:
+        self._good = good_pixels.contiguous().numpy().reshape(-1)
+        self._loop = loops.poisson_factors if likelihood == 'poisson' else loops.amplitude_factors
+        self._work = np.empty(min(WORK_PIXELS, self._good.size), dtype=self._good.dtype)
+        self._sums = np.empty((0, 3))
+
+    def multiply(self, waves: Tensor, amplitudes: Tensor) -> Array:
+        """Multiply the factors onto ``waves`` ``(C, M, H, W)``; return deviance and photons, ``(C, 3)``."""
+        count, modes = waves.shape[:2]
+        if len(self._sums) < count:
+            self._sums = np.empty((count, 3))
+        sums, pixels = self._sums[:count], self._good.size
+        flat = waves.numpy().reshape(count, modes, pixels)
+        measured = amplitudes.numpy().reshape(count, pixels)
+        self._loop(flat, measured, self._good, EXPECTED_EPS, POISSON_FLOOR, self._work, sums)
+        return sums
+
+
+class _ShiftedProbes:
+    """The probe of an epoch at shifted positions, and space for the ramps of a batch."""
+
+    def __init__(self, probe: Tensor, phase: Tensor) -> None:
+        self.phase = _as_numpy(phase)
+        self.spectrum = torch.fft.fft2(probe, norm='forward')
+        """``F(P_m) / N``, ``(M, H, W)`` complex."""
+        self._ramps = [np.empty((0, side), self.phase.dtype) for side in self.phase.shape]
+
+    def ramps(self, shifts: Tensor, intensities: Tensor) -> tuple[Array, Array]:
+        """Return the two factors of the Fourier ramps, ``(C, H)`` and ``(C, W)`` complex; valid until the next call."""
+        count = len(shifts)
+        if len(self._ramps[0]) < count:
+            self._ramps = [np.empty((count, side), self.phase.dtype) for side in self.phase.shape]
+        along_y, along_x = (ramp[:count] for ramp in self._ramps)
+        loops.fill_ramps(shifts.numpy(), intensities.numpy(), along_y, along_x)
+        return along_y, along_x
+
+    def at(self, ramps: tuple[Array, Array]) -> Tensor:
+        """Return the probes at the positions of ``ramps``, ``(C, M, H, W)`` complex."""
+        spectra = self.spectrum.new_empty((len(ramps[0]), *self.spectrum.shape))
+        loops.ramp_spectra(self.spectrum.numpy(), *ramps, spectra.numpy())
+        probes: Tensor = torch.fft.ifft2(spectra, norm='forward')
+        loops.multiply_phase(probes.numpy(), self.phase)
+        return probes
+
+
+class _EpochSums:
+    """The sums of one epoch over the patterns of one thread."""
+
+    def __init__(self, epoch: Epoch, total: Gradients) -> None:
+        self._epoch = epoch
+        self._total = total
+        self._object = _as_numpy(epoch.object_array)
+        self._factors = _Factors(epoch.good_pixels, epoch.likelihood)
+        self._probes = _ShiftedProbes(epoch.probe, epoch.phase)
+        self._of_probe = epoch.refined.probe or epoch.refined.positions
+        if self._of_probe:
+            self._products = _as_numpy(slope_products(epoch.probe))
+            self._frequencies = _angular_frequencies(self._products[0])
+        real, count = total.position_steps.numpy().dtype, len(total.position_steps)
+        self._gradients, self._matrices = np.zeros((count, 2), real), np.zeros((count, 3), real)
+
+    def add(self, batches: Iterable[Patterns]) -> None:
+        """Add all patterns of ``batches``."""
+        for patterns in batches:
+            self._add(patterns)
+        if self._epoch.refined.positions:
+            gradients, matrices = torch.from_numpy(self._gradients), torch.from_numpy(self._matrices)
+            self._total.position_steps += gauss_newton_step(gradients, matrices)
+
+    def _add(self, patterns: Patterns) -> None:
+        epoch, total, origins = self._epoch, self._total, patterns.patch_origins.numpy()
+        ramps = self._probes.ramps(patterns.shifts, patterns.intensities)
+        probes = self._probes.at(ramps) if patterns.probes is None else patterns.probes
+        chi, sums = _exit_wave_updates(self._object, probes, origins, patterns.amplitudes, self._factors)
+        loops.add_object_update(chi.numpy(), probes.numpy(), origins, total.object_update.numpy())
+        total.deviance += float(sums[:, 0].sum())
+        if epoch.needs_illumination:
+            loops.add_power(probes.numpy(), origins, total.illumination.numpy())
+        if epoch.refined.intensities:
+            total.intensity_ratios.numpy()[patterns.numbers] = sums[:, 2] / np.maximum(sums[:, 1], 1e-12)
+        if self._of_probe:
+            self._add_probe_terms(chi, ramps, patterns)
+
+    def _add_probe_terms(self, chi: Tensor, ramps: tuple[Array, Array], patterns: Patterns) -> None:
+        total, origins = self._total, patterns.patch_origins.numpy()
+        intensities, matrices = patterns.intensities.numpy(), self._matrices[patterns.numbers]
+        loops.add_transmittance(
+            self._object, origins, intensities, self._products, total.transmittance.numpy(), matrices
+        )
+        loops.to_probe_side(chi.numpy(), self._object, origins, self._probes.phase)
+        loops.add_probe_spectra(
+            torch.fft.fft2(chi).numpy(),
+            *ramps,
+            self._probes.spectrum.numpy(),
+            self._frequencies,
+            total.probe_spectrum.numpy(),
+            self._gradients[patterns.numbers],
+        )
+
+
+def _exit_wave_updates(
+    object_array: Array, probes: Tensor, origins: Array, amplitudes: Tensor, factors: _Factors
+) -> tuple[Tensor, Array]:
+    """Return ``chi`` ``(C, M, H, W)``, and deviance, expected and measured photons of each pattern, ``(C, 3)``."""
+    waves = torch.empty_like(probes)
+    loops.exit_waves(object_array, probes.numpy(), origins, waves.numpy())
+    waves = torch.fft.fft2(waves)
+    sums = factors.multiply(waves, amplitudes)
+    return torch.fft.ifft2(waves, norm='forward'), sums
+
+
+def _angular_frequencies(like: Array) -> Array:
+    """Return the angular frequencies along y and x, radians per pixel, ``(2, H, W)``."""
+    along_y, along_x = (2 * math.pi * np.fft.fftfreq(side) for side in like.shape)
+    return np.stack(np.meshgrid(along_y, along_x, indexing='ij')).astype(like.dtype)
+
+
+def _as_numpy(tensor: Tensor) -> Array:
+    """Return the values of a tensor on the CPU, C-contiguous; lazy conjugates are carried out."""
+    array: Array = np.ascontiguousarray(tensor.detach().resolve_conj().resolve_neg().numpy())
+    return array
+
+
+def precondition(update: Tensor, weight: Tensor, object_array: Tensor, gain: Tensor) -> Tensor:
+    """Return ``L(U w)`` of the update ``U``, the real weight ``w`` and the object, all ``(B, h, w)``."""
+    direction, phase = torch.empty_like(object_array), torch.empty_like(weight)
+    arrays = (_as_numpy(update), _as_numpy(weight), _as_numpy(object_array))
+    object_loops.phase_direction(*arrays, OPAQUE, direction.numpy(), phase.numpy())
+    low = amplify_low_frequencies(phase, gain)
+    object_loops.add_phase_direction(arrays[-1], low.numpy(), direction.numpy())
+    return direction
+
+
+def proximal_point(object_array: Tensor, ratio: Tensor, dual_y: Tensor, dual_x: Tensor, steps: int) -> Tensor:
+    """Compute the proximal point of total variation, as :func:`..total_variation.proximal_point`."""
+    present = torch.empty_like(object_array)
+    source, factor, result = _as_numpy(object_array), _as_numpy(ratio), present.numpy()
+    size, along_y, along_x = dual_step_sizes(ratio).numpy(), dual_y.numpy(), dual_x.numpy()
+    for _ in range(steps):
+        object_loops.add_divergence(source, factor, along_y, along_x, result)
+        object_loops.ascend_dual(result, size, along_y, along_x)
+    object_loops.add_divergence(source, factor, along_y, along_x, result)
+    return present
+
+
+COMPILED = Kernels(
+    description='numba',
+    add_gradients=add_gradients,
+    shift_probes=shift_probes,
+    add_object_update=add_object_update,
+    add_illumination=add_illumination,
+    precondition=precondition,
+    proximal_point=proximal_point,
+    batch_bytes=BATCH_BYTES,
+)
+
+
+def compile_all() -> None:
+    """Compile all loops in single precision, or load them from numba's cache.
+
+    Where compiled code cannot be saved (a full disk), it is used all the same: numba keeps it before it saves it.
+    """
+    unsaved: OSError | None = None
+    for _ in range(MOST_LOOPS):
+        try:
+            _run_all()
+        except OSError as error:
+            unsaved = error
+        else:
+            break
+    else:
+        _run_all()
+    if unsaved is not None:
+        logger.warning('Compiled kernels cannot be saved (%s): the next process compiles them again.', unsaved)
+
+
+def _run_all() -> None:
+    """Run every loop once, on one pattern of 2 x 2 pixels."""
+    wave, real = torch.ones((2, 2), dtype=torch.complex64), torch.ones((2, 2))
+    patterns = Patterns(0, real[None], torch.zeros((1, 2), dtype=torch.int64), real[:1], real[0, :1], None)
+    for likelihood in ('amplitude', 'poisson'):
+        epoch = Epoch(wave, wave[None], wave, real, likelihood, RefinedQuantities(True, True, True), True)
+        add_gradients(epoch, [patterns], Gradients.zeros(epoch, 1))
+    precondition(wave[None], real[None], wave[None], torch.ones((2, 2)))
+    proximal_point(wave, real, wave.clone(), wave.clone(), 1)

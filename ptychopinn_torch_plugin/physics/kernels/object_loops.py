@@ -1,0 +1,86 @@
+"""Loops over the object array, compiled by numba: total variation and the low-frequency preconditioner.
+
+Arrays are C-contiguous, ``(h, w)`` or ``(B, h, w)``, complex64 or float32 as said (or both in double precision), and
+cyclic, as in the reference. Results are written in place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy.typing as npt
+
+from .compilation import compiled
+
+Array = npt.NDArray[Any]
+
+
+@compiled
+def add_divergence(object_array: Array, ratio: Array, dual_y: Array, dual_x: Array, result: Array) -> None:
+    """Compute ``Z + (lambda / W) div p`` into ``result``: the object that belongs to a dual variable ``p``."""
+    height, width = object_array.shape
+    for y in range(height):
+        target, source, factor = result[y], object_array[y], ratio[y]
+        here, above, along = dual_y[y], dual_y[y - 1], dual_x[y]  # the row above the first is the last
+        for x in range(width):
+            target[x] = here[x] - above[x]
+        target[0] += along[0] - along[width - 1]
+        for x in range(1, width):
+            target[x] += along[x] - along[x - 1]
+        for x in range(width):
+            target[x] = source[x] + factor[x] * target[x]
+
+
+@compiled
+def ascend_dual(object_array: Array, size: Array, dual_y: Array, dual_x: Array) -> None:
+    """Compute ``p <- (p + t grad O) / max(1, |p + t grad O|)``, with step sizes ``t``."""
+    height, width = object_array.shape
+    one = size.dtype.type(1.0)
+    for y in range(height):
+        here, below, step = object_array[y], object_array[(y + 1) % height], size[y]
+        along_y, along_x = dual_y[y], dual_x[y]
+        for x in range(width):
+            along_y[x] += step[x] * (below[x] - here[x])
+        for x in range(width - 1):
+            along_x[x] += step[x] * (here[x + 1] - here[x])
+        along_x[width - 1] += step[width - 1] * (here[0] - here[width - 1])
+        for x in range(width):
+            of_y = along_y[x].real * along_y[x].real + along_y[x].imag * along_y[x].imag
+            of_x = along_x[x].real * along_x[x].real + along_x[x].imag * along_x[x].imag
+            factor = one / size.dtype.type(math.sqrt(max(of_y + of_x, one)))
+            along_y[x] *= factor
+            along_x[x] *= factor
+
+
+@compiled
+def phase_direction(
+    update: Array, weight: Array, object_array: Array, opaque: float, direction: Array, phase: Array
+) -> None:
+    """Compute ``G = U w`` and ``phi = Im(O* G) / max(|O|^2, opaque)``; all ``(B, h, w)``, ``phase`` and ``w`` real."""
+    least = phase.dtype.type(opaque)
+    for b in range(update.shape[0]):
+        for y in range(update.shape[1]):
+            source, target, factor, wave, angle = (
+                update[b, y],
+                direction[b, y],
+                weight[b, y],
+                object_array[b, y],
+                phase[b, y],
+            )
+            for x in range(len(target)):
+                target[x] = source[x] * factor[x]
+            for x in range(len(target)):
+                power = wave[x].real * wave[x].real + wave[x].imag * wave[x].imag
+                cross = wave[x].real * target[x].imag - wave[x].imag * target[x].real
+                angle[x] = cross / max(power, least)
+
+
+@compiled
+def add_phase_direction(object_array: Array, phase: Array, direction: Array) -> None:
+    """Add ``i O phi`` to ``direction``; all ``(B, h, w)``, ``phase`` real."""
+    for b in range(direction.shape[0]):
+        for y in range(direction.shape[1]):
+            target, wave, angle = direction[b, y], object_array[b, y], phase[b, y]
+            for x in range(len(target)):
+                target[x] += complex(-wave[x].imag * angle[x], wave[x].real * angle[x])

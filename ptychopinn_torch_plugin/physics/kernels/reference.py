@@ -1,0 +1,87 @@
+"""The epoch in torch, for every device: the reference that other kernels are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..derivatives import intensity_ratio, position_step, probe_spectra
+from ..forward import PatternBatch, amplitude_update, exit_wave_update, object_update, simulate
+from ..noise_models import total_deviance
+from ..preconditioner import precondition_low_frequencies
+from ..probe import illumination, shift_probe
+from ..propagation import shift_ramp
+from ..total_variation import proximal_point
+from .sums import Epoch, Gradients, Kernels, Patterns
+
+
+def add_gradients(epoch: Epoch, batches: Iterable[Patterns], total: Gradients) -> None:
+    """Add the gradients of all patterns of ``batches`` to ``total``."""
+    for patterns in batches:
+        _add(epoch, patterns, total)
+
+
+def add_object_update(objects: Tensor, batch: PatternBatch, total: Tensor) -> None:
+    """Add the object update of ``batch`` at ``objects`` to ``total``, both ``(B, h, w)`` complex."""
+    total += amplitude_update(objects, batch)[0]
+
+
+def shift_probes(probe: Tensor, phase: Tensor, shifts: Tensor, intensities: Tensor) -> Tensor:
+    """Return the probe with ``phase`` at ``shifts`` ``(C, 2)`` with ``intensities`` ``(C,)``: ``(C, M, H, W)``."""
+    return shift_probe(probe, _ramps(probe, shifts, intensities), phase)
+
+
+def add_illumination(probes: Tensor, patch_origins: Tensor, total: Tensor) -> None:
+    """Add the photons of ``probes`` ``(B, C, M, H, W)`` to ``total`` ``(B, h, w)`` real."""
+    total += illumination(probes, patch_origins, (total.shape[-2], total.shape[-1]))
+
+
+def _ramps(probe: Tensor, shifts: Tensor, intensities: Tensor) -> Tensor:
+    return shift_ramp(shifts, (probe.shape[-2], probe.shape[-1]), intensities.sqrt()).to(probe.dtype)
+
+
+def _add(epoch: Epoch, patterns: Patterns, total: Gradients) -> None:
+    object_shape = (epoch.object_array.shape[0], epoch.object_array.shape[1])
+    probes = patterns.probes
+    if probes is None:
+        probes = shift_probes(epoch.probe, epoch.phase, patterns.shifts, patterns.intensities)
+    batch = PatternBatch(patterns.amplitudes[None], probes[None], patterns.patch_origins[None], epoch.good_pixels)
+    simulation = simulate(epoch.object_array[None], batch.probes, batch.patch_origins)
+    chi = exit_wave_update(simulation, batch, epoch.likelihood)
+    total.object_update += object_update(chi, batch, object_shape)[0]
+    if epoch.needs_illumination:
+        add_illumination(batch.probes, batch.patch_origins, total.illumination[None])
+    if epoch.refined.probe or epoch.refined.positions:
+        patches = simulation.object_patches[0]
+        spectra = probe_spectra(
+            chi[0], patches, _ramps(epoch.probe, patterns.shifts, patterns.intensities), epoch.phase
+        )
+        transmittance = patches.real.square() + patches.imag.square()
+        total.probe_spectrum += spectra.sum(dim=0)
+        total.transmittance += torch.tensordot(patterns.intensities, transmittance, dims=1)
+        if epoch.refined.positions:
+            step = position_step(spectra, transmittance, patterns.intensities, epoch.probe)
+            total.position_steps[patterns.numbers] = step
+    if epoch.refined.intensities:
+        ratio = intensity_ratio(patterns.amplitudes, simulation.expected[0], epoch.good_pixels)
+        total.intensity_ratios[patterns.numbers] = ratio
+    total.deviance += total_deviance(simulation.expected[0], patterns.amplitudes, epoch.good_pixels, epoch.likelihood)
+
+
+def precondition(update: Tensor, weight: Tensor, object_array: Tensor, gain: Tensor) -> Tensor:
+    """Return ``L(U w)`` of the update ``U``, the real weight ``w`` and the object, all ``(B, h, w)``."""
+    return precondition_low_frequencies(update * weight, object_array, gain)
+
+
+REFERENCE = Kernels(
+    description='torch',
+    add_gradients=add_gradients,
+    shift_probes=shift_probes,
+    add_object_update=add_object_update,
+    add_illumination=add_illumination,
+    precondition=precondition,
+    proximal_point=proximal_point,
+    batch_bytes=2**20,
+)

@@ -1,0 +1,127 @@
+"""What an epoch takes and what it sums: the arguments and results that all kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..forward import PatternBatch
+from ..patches import position_dtype
+
+
+@dataclass(frozen=True)
+class RefinedQuantities:
+    """Quantities, besides the object, whose derivatives are computed."""
+
+    probe: bool
+    positions: bool
+    intensities: bool
+
+
+class Epoch(NamedTuple):
+    """What all patterns of an epoch share."""
+
+    object_array: Tensor
+    """``(h, w)`` complex."""
+    probe: Tensor
+    """Modes at no shift, ``(M, H, W)`` complex."""
+    phase: Tensor
+    """Quadratic phase on the exit waves, ``(H, W)`` complex."""
+    good_pixels: Tensor
+    """1 where the detector measured, else 0: ``(H, W)`` real, zero frequency at the corner."""
+    likelihood: str
+    """'amplitude' or 'poisson'."""
+    refined: RefinedQuantities
+    needs_illumination: bool
+    """Whether the illumination is summed; it does not change while probe, positions and intensities do not."""
+
+
+class Patterns(NamedTuple):
+    """Consecutive patterns of a scan."""
+
+    first: int
+    """Number of the first pattern in the scan."""
+    amplitudes: Tensor
+    """Square root of the counts, ``(C, H, W)`` real, zero frequency at the corner, zero where not measured."""
+    patch_origins: Tensor
+    """First pixel (y, x) of each patch in the object array, ``(C, 2)`` int64."""
+    shifts: Tensor
+    """Subpixel shifts of the probe, ``(C, 2)`` real, (y, x)."""
+    intensities: Tensor
+    """Photons relative to the mean, ``(C,)`` real."""
+    probes: Tensor | None
+    """Probes at the positions, ``(C, M, H, W)`` complex, where they are kept; None where they are to be computed."""
+
+    @property
+    def numbers(self) -> slice:
+        """Numbers of the patterns in the scan."""
+        return slice(self.first, self.first + len(self.amplitudes))
+
+
+@dataclass(eq=False)
+class Gradients:
+    """Sums over all patterns of one epoch."""
+
+    object_update: Tensor
+    """``U = -1/4 dD/dO*``, ``(h, w)`` complex."""
+    illumination: Tensor
+    """Photons on each pixel of the object array for a transparent object, ``(h, w)`` real."""
+    probe_spectrum: Tensor
+    """Spectrum of the probe update, ``sum_j S_jm``, ``(M, H, W)`` complex."""
+    transmittance: Tensor
+    """``sum_j s_j |O_j|^2``, ``(H, W)`` real."""
+    position_steps: Tensor
+    """Gauss-Newton steps, ``(n, 2)`` real, pixels."""
+    intensity_ratios: Tensor
+    """Measured over expected photons of each pattern, ``(n,)`` real."""
+    deviance: Tensor
+    """Deviance of all measured pixels, scalar."""
+
+    @classmethod
+    def zeros(cls, epoch: Epoch, positions: int) -> Gradients:
+        """Return sums over none of the ``positions`` patterns of a scan."""
+        real, device = epoch.object_array.real.dtype, epoch.object_array.device
+        return cls(
+            object_update=torch.zeros_like(epoch.object_array),
+            illumination=torch.zeros(epoch.object_array.shape, dtype=real, device=device),
+            probe_spectrum=torch.zeros_like(epoch.probe),
+            transmittance=torch.zeros(epoch.probe.shape[1:], dtype=real, device=device),
+            position_steps=torch.zeros((positions, 2), dtype=real, device=device),
+            intensity_ratios=torch.ones(positions, dtype=real, device=device),
+            deviance=torch.zeros((), dtype=position_dtype(device), device=device),
+        )
+
+    def add(self, other: Gradients) -> None:
+        """Add the sums over other patterns; each pattern is in one of the two."""
+        self.object_update += other.object_update
+        self.illumination += other.illumination
+        self.probe_spectrum += other.probe_spectrum
+        self.transmittance += other.transmittance
+        self.position_steps += other.position_steps
+        self.intensity_ratios *= other.intensity_ratios
+        self.deviance += other.deviance
+
+
+class Kernels(NamedTuple):
+    """One implementation."""
+
+    description: str
+    """What computes, for the log."""
+    add_gradients: Callable[[Epoch, Iterable[Patterns], Gradients], None]
+    """Add the gradients of all given patterns to the sums; reads and writes its own arguments only."""
+    shift_probes: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Compute the probes at the positions, ``(C, M, H, W)``, of a probe, a quadratic phase, shifts and intensities."""
+    add_object_update: Callable[[Tensor, PatternBatch, Tensor], None]
+    """Add the object update of a batch for the amplitude likelihood to a total, both ``(B, h, w)`` complex."""
+    add_illumination: Callable[[Tensor, Tensor, Tensor], None]
+    """Add the photons of probes ``(B, C, M, H, W)`` at patch origins ``(B, C, 2)`` to a total, ``(B, h, w)`` real."""
+    precondition: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Compute ``L(U w)`` of an update, a weight, the object (all ``(B, h, w)``) and the gain of the filter ``L``."""
+    proximal_point: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    """Compute the proximal point of total variation: :func:`~..total_variation.proximal_point`."""
+    batch_bytes: int
+    """Bytes of complex exit waves in one batch on a CPU: more would not stay in its cache."""
