@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 from unittest import mock
 
 from ptychopinn_torch_plugin.compat.names import configuration_from
-from ptychopinn_torch_plugin.data.io import hdf5, hdf5_child
+from ptychopinn_torch_plugin.data.io import hdf5, hdf5_child, workflow_folder
 from ptychopinn_torch_plugin.data.io.npz import read_training_npz
-from ptychopinn_torch_plugin.data.io.workflow_folder import read_workflow_folder
 from ptychopinn_torch_plugin.errors import PtychoPINNError
 from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 
@@ -59,14 +59,26 @@ def read_configuration(path: Path) -> PtychoPINNError | None:
 def read_folder(path: Path) -> PtychoPINNError | None:
     """Read the workflow folder that ``path``, one of its two files, lies in.
 
-    The process that reads HDF5 is forked instead of started, which takes a hundredth of the time.
+    The process that reads HDF5 is forked instead of started, and a file that has not changed is not read again.
     """
     try:
-        with mock.patch.object(hdf5, '_reading_process', _forked_reading_process):
-            read_workflow_folder(path.parent)
+        with (
+            mock.patch.object(hdf5, '_reading_process', _forked_reading_process),
+            mock.patch.object(workflow_folder, 'read_hdf5', _remembering_read_hdf5),
+        ):
+            workflow_folder.read_workflow_folder(path.parent)
     except PtychoPINNError as error:
         return _checked(error)
     return None
+
+
+def _remembering_read_hdf5(path: Path, attributes: Iterable[str], arrays: Iterable[str]) -> hdf5.Hdf5Content:
+    return _read_hdf5(path, path.read_bytes(), tuple(attributes), tuple(arrays))
+
+
+@lru_cache(maxsize=2)
+def _read_hdf5(path: Path, _content: bytes, attributes: tuple[str, ...], arrays: tuple[str, ...]) -> hdf5.Hdf5Content:
+    return hdf5.read_hdf5(path, attributes, arrays)
 
 
 def resume_reader(folder: Path) -> tuple[Target, bytes]:

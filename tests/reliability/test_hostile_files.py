@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError
+from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, ModelFileError, PtychoPINNError
 from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutations
-from tests.fuzz.targets import read_model, read_scan
+from tests.fuzz.targets import read_configuration, read_folder, read_model, read_scan
 from tests.helpers.fault_report import Ledger
 
 MODEL_KEPT = 'the model loaded before'
@@ -123,6 +123,31 @@ def survived(reader: Callable[[Path], PtychoPINNError | None], path: Path, conte
         except Exception as crash:
             raise AssertionError(f'mutation {number} ended in {crash!r}') from crash
     return refusals
+
+
+def test_mutations_of_hdf5_are_survived(workflow_folder: Path, ledger: Ledger) -> None:
+    for name in ('diffraction.h5', 'product.h5'):
+        path = workflow_folder / name
+        content = path.read_bytes()
+        refusals = survived(read_folder, path, mutations(content, 50, seed=0, front=min(len(content), 8000)))
+        path.write_bytes(content)
+        assert refusals > 10
+    ledger.count(100, 'mutated HDF5 files')
+
+
+def test_hundreds_of_mutations_of_a_configuration_are_survived(ledger: Ledger) -> None:
+    for text in corpus.configurations()[:4]:
+        survived(read_configuration, Path('names.yaml'), mutations(text.encode(), 50, seed=0, front=len(text)))
+    ledger.count(200, 'mutated configurations')
+
+
+@pytest.mark.parametrize('section', ['model', 'training', 'inference', 'execution'])
+def test_a_configuration_file_does_not_lead_to_another(section: str, ledger: Ledger) -> None:
+    Path('names.yaml').write_text(f'{section}: names.yaml')
+    error = read_configuration(Path('names.yaml'))
+    assert isinstance(error, ConfigurationError)
+    assert f'{section} is names.yaml: give names with values' in str(error)
+    ledger.record('a configuration file that names itself', str(error), SCAN_KEPT)
 
 
 def test_memory_outside_of_python_is_bounded_too(ledger: Ledger) -> None:
