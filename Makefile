@@ -3,7 +3,9 @@
 # make docs   build the documentation into build/docs, warnings being errors
 # make wheel  build the wheel into dist/
 # make reliability  renew docs/reliability.md from the tests that inject faults
-# make fuzz   mutate model files and training files for two minutes each, guided by coverage
+# make fuzz   mutate every kind of file that is read, guided by coverage, each for FUZZ_SECONDS (default 600)
+# make dependencies  renew docs/dependencies.md: packages, versions and licences
+# make sbom   write a software bill of materials (CycloneDX) to dist/sbom.json
 # make soak   200 reconstructions and 20 trainings in one process: nothing may grow (about half an hour)
 # make quality  the table of docs/benchmarks.md (STAR=folder adds the measured star, PTYCHI=python pty-chi)
 # make clean  remove what these targets made
@@ -12,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo docs wheel reliability fuzz soak quality clean
+.PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.
@@ -40,8 +42,17 @@ docs: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
-	for target in model scan; do \
-	  PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_model_file.py $$target -max_total_time=120 || exit 1; done
+	for target in model scan configuration json patterns product resume; do \
+	  PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_readers.py $$target \
+	    -max_total_time=$(or $(FUZZ_SECONDS),600) || exit 1; done
+
+dependencies: $(STAMP)
+	$(BIN)/python docs/list_dependencies.py > docs/dependencies.md
+
+sbom: $(STAMP)
+	$(BIN)/python -m pip install --quiet cyclonedx-bom
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml -o dist/sbom.json $(BIN)/python
 
 quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality $(if $(STAR),--star '$(STAR)') $(if $(PTYCHI),--ptychi '$(PTYCHI)')
