@@ -85,8 +85,8 @@ def resume_reader(folder: Path) -> tuple[Target, bytes]:
     """Stop a small training run in ``folder``.
 
     Returns:
-        A target that goes on from the resume state at a path in this folder: whatever is in the file, the run must come
-        to its end, from the state or from the beginning. The other value is the resume state that was written.
+        A target that resumes from the state at a path in this folder: the state is refused, or the run comes to its
+        end. The other value is the resume state that was written.
     """
     from ptychopinn_torch_plugin.training import run
     from ptychopinn_torch_plugin.training.resume import RESUME_FILE, find_state
@@ -105,12 +105,13 @@ def resume_reader(folder: Path) -> tuple[Target, bytes]:
     with mock.patch.object(run, 'find_state', noting_find_state):
         run.train(scans, config, folder, Recorder(stop_after=6))
     state = (folder / RESUME_FILE).read_bytes()
+    must = small(model=tiny, training={'epochs': 2, 'batch_size': 1, 'resume': 'must'})
 
     def resume(path: Path) -> PtychoPINNError | None:
         try:
             # Most states are refused here, in a hundredth of the time of a run.
-            if find_state(path.parent, *arguments[1:]) is not None:
-                run.train(scans, config, path.parent, Recorder())
+            find_state(path.parent, must, *arguments[2:])
+            run.train(scans, must, path.parent, Recorder())
         except PtychoPINNError as error:
             return _checked(error)
         return None

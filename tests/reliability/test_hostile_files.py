@@ -20,7 +20,7 @@ from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, Model
 from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutations
-from tests.fuzz.targets import read_configuration, read_folder, read_model, read_scan
+from tests.fuzz.targets import read_configuration, read_folder, read_model, read_scan, resume_reader
 from tests.helpers.fault_report import Ledger
 
 MODEL_KEPT = 'the model loaded before'
@@ -139,6 +139,17 @@ def test_hundreds_of_mutations_of_a_configuration_are_survived(ledger: Ledger) -
     for text in corpus.configurations()[:4]:
         survived(read_configuration, Path('names.yaml'), mutations(text.encode(), 50, seed=0, front=len(text)))
     ledger.count(200, 'mutated configurations')
+
+
+def test_damaged_resume_states_are_refused(tmp_path: Path, ledger: Ledger) -> None:
+    resume, state = resume_reader(tmp_path)
+    path = tmp_path / 'resume.safetensors'
+    path.write_bytes(state)
+    assert resume(path) is None
+    errors = refused(resume, str(path), corpus.damaged_resume_states(state), ledger, MODEL_KEPT)
+    assert all(isinstance(error, ConfigurationError) for error in errors.values())
+    survived(resume, path, mutations(state, 30, seed=0, front=8 + int.from_bytes(state[:8], 'little')))
+    ledger.count(30, 'mutated resume states')
 
 
 @pytest.mark.parametrize('section', ['model', 'training', 'inference', 'execution'])
