@@ -53,7 +53,7 @@ def test_more_neighbours_than_positions_are_refused(k: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 12), extra=st.integers(0, 40), seed=st.integers(0, 5))
-def test_groups_keep_their_promises(n: int, size: int, extra: int, seed: int) -> None:
+def test_groups_hold_the_anchor_and_its_neighbours(n: int, size: int, extra: int, seed: int) -> None:
     positions, rng = cloud(n, seed), np.random.default_rng(seed)
     if size > n:
         with pytest.raises(InputError, match=f'A group of {size} positions cannot be drawn from {n}'):

@@ -137,11 +137,11 @@ def test_every_fault_has_its_sentence(changes: dict[str, Any], sentence: str) ->
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -4.0])
-def test_values_below_the_mask_are_not_judged(value: float) -> None:
+def test_values_below_the_mask_are_not_checked(value: float) -> None:
     assert build(counts=counts_with(value), bad_pixels=masked((5, 6)).astype(np.uint8)).bad_pixels[5, 6]
 
 
-def test_gap_marks_below_the_mask_are_not_judged() -> None:
+def test_gap_marks_below_the_mask_are_not_checked() -> None:
     build(counts=counts_with(65535, np.uint16), bad_pixels=masked((5, 6)))
 
 

@@ -1,6 +1,6 @@
 """Hostile files, made by code: nothing binary is kept in the repository.
 
-Every entry says what was done to a good file; whoever reads it must refuse it with a sentence of our own, or come to
+Every entry names the change to a good file. A reader must refuse it with a sentence of this package, or come to
 the same as with the good one.
 """
 
@@ -30,7 +30,7 @@ Table = dict[str, Any]
 
 
 class Marker:
-    """Whoever unpickles one of these creates the file it names."""
+    """An object that creates the file it names when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -293,7 +293,7 @@ def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> by
 
 
 def hostile_training_files(marker: Path) -> dict[str, bytes]:
-    """NPZ files that no reader may trust; the pickles would create ``marker``."""
+    """NPZ files that must be refused; the pickles would create ``marker``."""
     good = training_arrays()
     members = {f'{name}.npy': npz({name: array}) for name, array in good.items()}
     for name in good:

@@ -132,7 +132,9 @@ def test_only_what_a_dead_writer_left_is_swept(tmp_path: Path, ledger: Ledger) -
     left = {file.name for file in tmp_path.iterdir()}
     assert set(ages) - left == set(list(ages)[:2])
     assert any(name.endswith('-ffffffff.tmp') for name in left), 'no link is followed or removed'
-    ledger.record('unfinished files of dead writers', 'nothing', 'every finished file; the unfinished are swept')
+    ledger.record(
+        'unfinished files of processes that have ended', 'nothing', 'every finished file; the unfinished are removed'
+    )
 
 
 def test_the_folder_is_flushed_after_the_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

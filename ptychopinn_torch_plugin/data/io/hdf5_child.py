@@ -114,7 +114,7 @@ def answer(request: dict[str, Any], stream: BinaryIO) -> None:
                 for name, array in found.items()
             },
         }
-        # The shapes first: whoever asks refuses an array that is too large.
+        # The shapes first, so that the reader can refuse an array that is too large.
         stream.write(json.dumps(listing).encode() + b'\n')
         stream.flush()
         with_data = {name: array for name, array in found.items() if name in request['with_data']}

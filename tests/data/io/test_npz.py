@@ -1,4 +1,4 @@
-"""Training files: both dialects, the host's own export, and files that must not be trusted."""
+"""Training files: counts and amplitudes, the host's export, and damaged or hostile files."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_counts_are_found(
     assert rule in caplog.text
 
 
-def test_only_good_pixels_bear_witness(scan_of: ScanMaker, tmp_path: Path) -> None:
+def test_only_good_pixels_are_tested(scan_of: ScanMaker, tmp_path: Path) -> None:
     counts = scan_of().counts.astype(np.float32)
     counts[:, 0, 0] = 0.37
     mask = np.zeros((18, 17), dtype=np.bool_)
@@ -125,15 +125,15 @@ def test_only_good_pixels_bear_witness(scan_of: ScanMaker, tmp_path: Path) -> No
         read_training_npz(save(tmp_path / 'd.npz', scan_of(), counts))
 
 
-@pytest.mark.parametrize(('told', 'power'), [('counts', 1), ('amplitude', 2)])
+@pytest.mark.parametrize(('stated', 'power'), [('counts', 1), ('amplitude', 2)])
 def test_the_undecidable_must_be_told(
-    scan_of: ScanMaker, tmp_path: Path, told: Literal['counts', 'amplitude'], power: int
+    scan_of: ScanMaker, tmp_path: Path, stated: Literal['counts', 'amplitude'], power: int
 ) -> None:
     smooth = np.random.default_rng(0).uniform(0, 9, size=(12, 18, 17)).astype(np.float32)
     path = save(tmp_path / 's.npz', scan_of(), smooth)
     with pytest.raises(InputError, match="say which, 'counts' or 'amplitude'"):
         read_training_npz(path)
-    assert np.allclose(read_training_npz(path, counts_are=told).counts, smooth**power)
+    assert np.allclose(read_training_npz(path, counts_are=stated).counts, smooth**power)
 
 
 def test_little_evidence_decides_nothing(scan_of: ScanMaker, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def test_a_header_that_promises_more_than_the_archive_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_declares_more_than_the_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / 'b.npz', 'w') as zipped:
         zipped.writestr('diff3d.npy', npy_header((10**6, 4096, 4096)) + bytes(100))
     with pytest.raises(InputError, match='for diff3d but its shape'):
@@ -231,9 +231,9 @@ def test_sizes_that_no_compression_reaches_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / 'b.npz', 'w', zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr('diff3d.npy', npy_header((100, 1000, 1000)) + bytes(100))
     content = (tmp_path / 'b.npz').read_bytes()
-    honest = len(npy_header((100, 1000, 1000))) + 100
-    declared = honest - 100 + 2 * 10**8
-    (tmp_path / 'b.npz').write_bytes(content.replace(honest.to_bytes(4, 'little'), declared.to_bytes(4, 'little')))
+    stored = len(npy_header((100, 1000, 1000))) + 100
+    declared = stored - 100 + 2 * 10**8
+    (tmp_path / 'b.npz').write_bytes(content.replace(stored.to_bytes(4, 'little'), declared.to_bytes(4, 'little')))
     with pytest.raises(InputError, match='more than compression can reach'):
         archive.read_headers(tmp_path / 'b.npz')
 

@@ -1,4 +1,4 @@
-"""Ptychodus' inputs and products: geometry in, geometry out, and the host's own forward model as the judge."""
+"""Ptychodus' inputs and products: geometry in and out, and the comparison with the host's forward model."""
 
 from __future__ import annotations
 
