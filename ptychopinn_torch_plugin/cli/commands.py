@@ -17,6 +17,7 @@ from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
 from ..storage.model_file import MODEL_FILE, read_model_header
+from ..storage.training_output import RESUME_FILE
 from .codes import ExitCode
 from .context import CommandContext
 from .headers import describe
@@ -40,7 +41,6 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
     with _engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
-        from ..training.resume import RESUME_FILE
         from ..training.run import train as train_model
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
     context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))

@@ -76,8 +76,9 @@ def resume_reader(folder: Path) -> tuple[Target, bytes]:
         A target that goes on from the resume state at a path in this folder: whatever is in the file, the run must come
         to its end, from the state or from the beginning. The other value is the resume state that was written.
     """
+    from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
     from ptychopinn_torch_plugin.training import run
-    from ptychopinn_torch_plugin.training.resume import RESUME_FILE, find_state
+    from ptychopinn_torch_plugin.training.resume import find_state
     from tests.helpers.scans import make_scan
     from tests.training.runs import Recorder, small
 

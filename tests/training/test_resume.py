@@ -26,9 +26,10 @@ from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.errors import ConfigurationError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
 from ptychopinn_torch_plugin.storage.model_file import load_model
+from ptychopinn_torch_plugin.storage.training_output import RESUME_FILE
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
-from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY, RESUME_FILE
+from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY
 from ptychopinn_torch_plugin.training.run import train
 from tests.helpers.fault_report import Ledger
 from tests.helpers.scans import make_scan
@@ -376,9 +377,8 @@ def spoilt(path: Path) -> Iterator[tuple[str, bytes]]:
         'a loss that is not a number': {'history': [entry | {'training': math.nan}]},
         'a validation loss in one epoch only': {'history': [entry, {'epoch': 2, 'training': 1.0}]},
         'a fingerprint that is a text': {'fingerprint': 'mine'},
-        'settings that are a list': {'fingerprint': header['fingerprint'] | {'settings': []}},
-        'a loss scale of zero': {'loss_scale': {'scale': 0.0, 'growth_tracker': 0}},
-        'a loss scale that is infinite': {'loss_scale': {'scale': math.inf, 'growth_tracker': 0}},
+        'a loss scale of zero': {'loss_scale': [0.0, 0]},
+        'a loss scale that is infinite': {'loss_scale': [math.inf, 0]},
     }.items():
         texts[fault] = json.dumps(header | change)
     name = next(name for name in tensors if name.startswith('module.generator'))
