@@ -15,11 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-<<<<<<< HEAD
 .PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality bench clean
-=======
-.PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality clean
->>>>>>> files
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.

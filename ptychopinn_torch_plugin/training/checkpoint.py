@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -30,7 +32,7 @@ from ..types import LossRecord
 from .calibration import calibrated_probe
 from .data import trained_scans
 from .loggers import log_result, named_losses, shows_pictures
-from .resume import Fingerprint, remove_state, write_state
+from .resume import remove_state, write_state
 from .state import TRAINING_LOSS, VALIDATION_LOSS, Monitor, TrainingState, Weights, loss_entries
 
 logger = logging.getLogger(__name__)
@@ -39,43 +41,71 @@ CHECKPOINT_FOLDER = 'checkpoints'
 _EPOCH_FILE = 'epoch-{:06d}' + MODEL_SUFFIX
 
 
+@dataclass(frozen=True)
+class ModelWriter:
+    """Writes model files of one run."""
+
+    config: Config
+    scans: Sequence[RawScan]
+    probe: npt.NDArray[np.complex64]
+    """Probe of the first scan as it is without a calibration, ``(M, H, W)``."""
+    lock: FolderLock
+
+    def write(self, path: Path, weights: Weights, history: Iterable[LossRecord]) -> None:
+        """Write the model of the Lightning module's state ``weights``."""
+        self.lock.check()
+        network = {
+            name.removeprefix(WEIGHTS_PREFIX): tensor.cpu().numpy()
+            for name, tensor in weights.items()
+            if name.startswith(WEIGHTS_PREFIX)
+        }
+        calibrated = calibrated_probe(weights)
+        probe = self.probe if calibrated is None else calibrated.cpu().numpy()
+        header = ModelHeader(
+            format_version=FORMAT_VERSION,
+            backend=BACKEND,
+            config=self.config,
+            history=loss_entries(history),
+            photons_per_frame=float(np.sum(np.abs(probe) ** 2)),
+            scans=tuple(scan.name for scan in trained_scans(self.scans, self.config)),
+            versions=package_versions(),
+        )
+        save_model(path, TrainedModel(header, network, probe))
+
+
 class CheckpointWriter(Checkpoint):
     """Writes the model, the models of the best epochs, the resume state and the log; then reports the losses.
 
     Lightning calls callbacks of this base class last, after early stopping.
 
     Args:
-        lock: the lock on the output folder; nothing is written once it is lost.
-        config: the configuration tree.
-        scans: the scans.
-        probe: probe of the first scan as it is without a calibration, ``(M, H, W)`` complex64.
+        folder: the output folder.
+        models: writes the model files.
         monitor: the loss that compares epochs.
         state: the finished epochs; new ones are added.
         observer: receives the losses, and may stop the run.
         draw: draws the first scan with the network of a model file, for a log with pictures.
+        fingerprint: identifies the run in the resume state.
     """
 
     def __init__(
         self,
-        lock: FolderLock,
-        config: Config,
-        scans: Sequence[RawScan],
-        probe: npt.NDArray[np.complex64],
+        folder: Path,
+        models: ModelWriter,
         monitor: Monitor,
         state: TrainingState,
         observer: Observer,
         draw: Callable[[Path], npt.NDArray[np.uint8]],
+        fingerprint: dict[str, Any],
     ) -> None:
-        self._lock = lock
-        self._folder = lock.folder
-        self._config = config
-        self._scans = scans
-        self._probe = probe
+        self._folder = folder
+        self._models = models
+        self._config = models.config
         self._monitor = monitor
         self._state = state
         self._observer = observer
         self._draw = draw
-        self._fingerprint = Fingerprint.of(config, scans)
+        self._fingerprint = fingerprint
 
     @property
     def model_path(self) -> Path:
@@ -104,9 +134,8 @@ class CheckpointWriter(Checkpoint):
         self._save(self.model_path, weights if state.best is None else state.best)
         self._keep_best_epochs(weights)
         if not state.is_finished:
-            self._lock.check()
             optimizer, precision = trainer.optimizers[0], trainer.precision_plugin
-            write_state(self._folder, self._fingerprint, state, weights, optimizer, precision)
+            write_state(self._folder, self._fingerprint, state, optimizer, precision)
         logger.info('Epoch %d of %d: %s.', record.epoch, self._config.training.epochs, _in_words(record))
         self._report(trainer, record, learning_rate=trainer.optimizers[0].param_groups[0]['lr'])
         if trainer.should_stop:
@@ -145,25 +174,7 @@ class CheckpointWriter(Checkpoint):
                 path.unlink(missing_ok=True)
 
     def _save(self, path: Path, weights: Weights) -> None:
-        """Write the model of the module's state ``weights``."""
-        self._lock.check()
-        network = {
-            name.removeprefix(WEIGHTS_PREFIX): tensor.cpu().numpy()
-            for name, tensor in weights.items()
-            if name.startswith(WEIGHTS_PREFIX)
-        }
-        calibrated = calibrated_probe(weights)
-        probe = self._probe if calibrated is None else calibrated.cpu().numpy()
-        header = ModelHeader(
-            format_version=FORMAT_VERSION,
-            backend=BACKEND,
-            config=self._config,
-            history=loss_entries(self._state.history),
-            photons_per_frame=float(np.sum(np.abs(probe) ** 2)),
-            scans=tuple(scan.name for scan in trained_scans(self._scans, self._config)),
-            versions=package_versions(),
-        )
-        save_model(path, TrainedModel(header, network, probe))
+        self._models.write(path, weights, self._state.history)
 
 
 def _in_words(record: LossRecord) -> str:

@@ -18,9 +18,8 @@ from .batches import TrainingBatch
 from .calibration import Calibration
 from .losses import pinn_training_loss, pinn_validation_loss, supervised_loss
 from .precision import is_scaling, set_precision
-from .resume import ResumeState
 from .schedules import fast_forward, make_optimizer, make_schedule
-from .state import TRAINING_LOSS, VALIDATION_LOSS, Monitor
+from .state import TRAINING_LOSS, VALIDATION_LOSS, Monitor, TrainingState
 
 
 class PtychoPINNModule(pl.LightningModule):
@@ -39,12 +38,13 @@ class PtychoPINNModule(pl.LightningModule):
         set_precision(self.generator, config.training.precision)
         self.calibration = calibration
         self._monitor = monitor
-        self._resumed: ResumeState | None = None
+        self._resumed = TrainingState()
+        self._first_epoch = 0
         self._batch = 0
 
-    def resume(self, state: ResumeState) -> None:
-        """Continue after the last finished epoch of a stopped run."""
-        self._resumed = state
+    def resume(self, state: TrainingState) -> None:
+        """Continue after the finished epochs of a stopped run."""
+        self._resumed, self._first_epoch = state, state.epoch
         self.load_state_dict(state.weights)
         if self.calibration is not None:
             self.calibration.restore()
@@ -52,7 +52,7 @@ class PtychoPINNModule(pl.LightningModule):
     @property
     def epoch(self) -> int:
         """Number of the epoch, from 0; Lightning counts those of this process only."""
-        return self.current_epoch + (0 if self._resumed is None else len(self._resumed.history))
+        return self._first_epoch + self.current_epoch
 
     def on_train_epoch_start(self) -> None:
         """Calibrate, then seed the random numbers of the epoch: a resumed run has the same."""
@@ -121,7 +121,7 @@ class PtychoPINNModule(pl.LightningModule):
         optimizer = make_optimizer(self.parameters(), self.config)
         steps_per_epoch = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
         schedule = make_schedule(optimizer, self.config, self.config.training.epochs * steps_per_epoch)
-        if self._resumed is not None:
+        if self._first_epoch:
             losses = [self._monitor.value(record) for record in self._resumed.history]
             fast_forward(optimizer, schedule, steps_per_epoch * len(losses), losses)
             groups = optimizer.state_dict()['param_groups']

@@ -16,7 +16,6 @@ from torch import nn
 from ..config import Config
 from ..errors import ConfigurationError
 from ..models.unet import UNet
-from .resume import LossScale
 
 DTYPES = {'bf16': torch.bfloat16, '16': torch.float16}
 LEAST_LOSS_SCALE = 1.0
@@ -58,11 +57,16 @@ class ScaledPrecision(MixedPrecision):
         yield
 
 
-def restore_loss_scale(precision: Precision, scale: LossScale | None) -> None:
-    """Set the state of the loss scaler to that of a stopped run."""
-    if scale is not None and isinstance(precision, ScaledPrecision):
-        values = {'scale': scale.scale, '_growth_tracker': scale.growth_tracker}
-        precision.load_state_dict({**precision.state_dict(), **values})
+def loss_scale_of(precision: Precision) -> tuple[float, int] | None:
+    """Return scale and growth tracker of the loss scaler of float16; None in other precisions."""
+    scaler = precision.state_dict()
+    return (scaler['scale'], scaler['_growth_tracker']) if scaler else None
+
+
+def restore_loss_scale(precision: Precision, state: tuple[float, int] | None) -> None:
+    """Set the state of the loss scaler to that of :func:`loss_scale_of`."""
+    if state is not None and isinstance(precision, ScaledPrecision):
+        precision.load_state_dict({**precision.state_dict(), 'scale': state[0], '_growth_tracker': state[1]})
 
 
 def is_scaling(precision: Precision) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ from ..storage.model_file import MAX_EPOCHS, LossEntry
 from ..storage.tensor_file import open_tensor_file
 from ..storage.training_output import RESUME_FILE
 from ..types import LossRecord
+from .precision import loss_scale_of
 from .schedules import depends_on_length
-from .state import TrainingState, Weights, loss_entries
+from .state import TrainingState, loss_entries
 
 logger = logging.getLogger(__name__)
 
@@ -49,74 +50,15 @@ _OPTIMIZER = 'optimizer.'
 _MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
 """What AdamW stores for every parameter; the last two are not negative, the last one is a scalar."""
 
-_FREE = {
-    'data': set[str](),
-    'probe': set[str](),
-    'model': set[str](),
-    'training': {'resume', 'threads', 'accelerator', 'devices', 'early_stop_patience'},
-    'execution': {
-        'deterministic',
-        'kernels',
-        'workers',
-        'pin_memory',
-        'persistent_workers',
-        'prefetch_factor',
-        'progress_bar',
-        'checkpoint_top_k',
-        'logger',
-        'silence_limit',
-    },
-}
-"""Sections in which two runs must agree, less the settings that may differ: they do not change what is computed."""
+_COMPARED: Any = {'data': True, 'probe': True, 'model': True, 'training': True}
+_COMPARED |= {'execution': {'checkpoint_monitor', 'checkpoint_mode'}}
+"""Settings in which two runs must agree, less the following: those do not change what is computed."""
+_FREE = {'training': {'resume', 'threads', 'accelerator', 'devices', 'early_stop_patience'}}
+_SCANS = 'scans'
 
 
 class UnfitStateError(ConfigurationError):
     """A resume state is not there, cannot be read, or belongs to another run; the message is a part of a sentence."""
-
-
-class Fingerprint(BaseModel):
-    """What a state must have in common with the run that continues from it."""
-
-    model_config = ConfigDict(frozen=True, extra='forbid')
-
-    settings: dict[str, Any]
-    scans: tuple[str, ...]
-    torch: str
-
-    @classmethod
-    def of(cls, config: Config, scans: Sequence[RawScan]) -> Fingerprint:
-        """Return the fingerprint of a run."""
-        settings = {
-            f'{section}.{name}': value
-            for section, fields in config.model_dump(mode='json').items()
-            if section in _FREE
-            for name, value in fields.items()
-            if name not in _FREE[section]
-        }
-        if not depends_on_length(config):
-            del settings['training.epochs']
-        return cls(settings=settings, scans=tuple(_digest(scan) for scan in scans), torch=torch.__version__)
-
-    def difference(self, other: Fingerprint) -> str | None:
-        """Return in a few words why a state of this fingerprint does not fit ``other``; None where it does."""
-        for name in sorted(self.settings.keys() | other.settings.keys()):
-            before, now = self.settings.get(name), other.settings.get(name)
-            if before != now:
-                return f'{printable(name)} was {printable(repr(before))} and is {now!r}'
-        if self.scans != other.scans:
-            return 'it belongs to other scans'
-        if self.torch != other.torch:
-            return f'it was written under torch {printable(self.torch)}, this is {other.torch}'
-        return None
-
-
-class LossScale(BaseModel):
-    """State of the loss scaler of float16."""
-
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
-
-    scale: float = Field(gt=0.0)
-    growth_tracker: int = Field(ge=0, le=10**9)
 
 
 class ResumeHeader(BaseModel):
@@ -125,67 +67,60 @@ class ResumeHeader(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
     format_version: Literal[2]
-    fingerprint: Fingerprint
+    fingerprint: dict[str, Any]
     history: tuple[LossEntry, ...] = Field(min_length=1, max_length=MAX_EPOCHS)
-    loss_scale: LossScale | None
+    loss_scale: tuple[Annotated[float, Field(gt=0)], Annotated[int, Field(ge=0, le=10**9)]] | None
 
 
-class ResumeState(NamedTuple):
-    """The state after the last finished epoch of a stopped run."""
+def fingerprint_of(config: Config, scans: Sequence[RawScan]) -> dict[str, Any]:
+    """Return what a state must have in common with the run that continues from it, as a JSON object."""
+    tree = config.model_dump(mode='json', include=_COMPARED, exclude=_FREE)
+    settings = {f'{section}.{name}': value for section, fields in tree.items() for name, value in fields.items()}
+    if not depends_on_length(config):
+        del settings['training.epochs']
+    return settings | {_SCANS: [_digest(scan) for scan in scans], 'torch': torch.__version__}
 
-    history: tuple[LossRecord, ...]
-    weights: Weights
-    """State of the Lightning module."""
-    best: Weights
-    """That after the best epoch."""
-    moments: Mapping[int, Mapping[str, Tensor]]
-    """State of the optimiser, by the number of the parameter."""
-    loss_scale: LossScale | None
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    """Return in a few words why a state does not fit; None where it does."""
+    for name in sorted(found.keys() | expected.keys()):
+        before, now = found.get(name), expected.get(name)
+        if before != now:
+            other = f'{printable(name)} was {printable(repr(before))} and is {now!r}'
+            return 'it belongs to other scans' if name == _SCANS else other
+    return None
 
 
 def write_state(
-    folder: Path,
-    fingerprint: Fingerprint,
-    state: TrainingState,
-    weights: Weights,
-    optimizer: Optimizer,
-    precision: Precision,
+    folder: Path, fingerprint: dict[str, Any], state: TrainingState, optimizer: Optimizer, precision: Precision
 ) -> None:
     """Write the state into ``folder``; a kill at any moment leaves the old or the new one whole.
 
     Args:
         folder: the output folder.
         fingerprint: that of the run.
-        state: the finished epochs.
-        weights: state of the Lightning module after the last of them.
+        state: the run after its finished epochs.
         optimizer: after its last step.
         precision: the plugin; that of float16 has a loss scaler.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    scaler = precision.state_dict()
     header = ResumeHeader(
         format_version=FORMAT_VERSION,
         fingerprint=fingerprint,
         history=loss_entries(state.history),
-        loss_scale=LossScale(scale=scaler['scale'], growth_tracker=scaler['_growth_tracker']) if scaler else None,
+        loss_scale=loss_scale_of(precision),
     )
     moments = {
         f'{_OPTIMIZER}{number}.{name}': value.detach().cpu()
         for number, values in optimizer.state_dict()['state'].items()
         for name, value in values.items()
     }
-    best = weights if state.best is None else state.best
-    tensors = {
-        **moments,
-        **{_MODULE + name: tensor for name, tensor in weights.items()},
-        # The writer refuses tensors that share memory, as those of an epoch that is the best one do.
-        **{_BEST + name: tensor.clone() for name, tensor in best.items()},
-    }
-    content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, {HEADER_KEY: header.model_dump_json()}
-    )
+    # Copies: the writer refuses tensors that share memory, as those of an epoch do that is the best one.
+    best = {_BEST + name: tensor.clone() for name, tensor in (state.best or state.weights).items()}
+    tensors = moments | {_MODULE + name: tensor for name, tensor in state.weights.items()} | best
+    content = save({name: one.contiguous() for name, one in tensors.items()}, {HEADER_KEY: header.model_dump_json()})
     write_atomically(folder / RESUME_FILE, content)
 
 
@@ -194,7 +129,7 @@ def remove_state(folder: Path) -> None:
     (folder / RESUME_FILE).unlink(missing_ok=True)
 
 
-def find_state(folder: Path, config: Config, fingerprint: Fingerprint, module: nn.Module) -> ResumeState | None:
+def find_state(folder: Path, config: Config, fingerprint: Mapping[str, Any], module: nn.Module) -> TrainingState | None:
     """Return the state to continue from, as ``config.training.resume`` says; why there is none is logged.
 
     Args:
@@ -211,10 +146,8 @@ def find_state(folder: Path, config: Config, fingerprint: Fingerprint, module: n
         return None
     try:
         state = read_state(folder, fingerprint, module)
-        if len(state.history) >= config.training.epochs:
-            raise UnfitStateError(
-                f'its {len(state.history)} epochs are finished, training.epochs = {config.training.epochs}'
-            )
+        if state.epoch >= config.training.epochs:
+            raise UnfitStateError(f'its {state.epoch} epochs are finished, training.epochs = {config.training.epochs}')
     except UnfitStateError as error:
         if mode == 'must':
             raise UnfitStateError(
@@ -224,11 +157,11 @@ def find_state(folder: Path, config: Config, fingerprint: Fingerprint, module: n
         if (folder / RESUME_FILE).exists():
             logger.warning('Training starts anew, the state of a stopped run does not fit: %s.', error)
         return None
-    logger.info('Resuming after epoch %d, the last one that the stopped run finished.', len(state.history))
+    logger.info('Resuming after epoch %d, the last one that the stopped run finished.', state.epoch)
     return state
 
 
-def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> ResumeState:
+def read_state(folder: Path, fingerprint: Mapping[str, Any], module: nn.Module) -> TrainingState:
     """Read and check the state in ``folder``.
 
     Raises:
@@ -238,9 +171,9 @@ def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> Res
     if path.is_symlink() or not path.is_file():
         raise UnfitStateError(f'there is no {RESUME_FILE}')
     try:
-        with open_tensor_file(path, HEADER_KEY, follow_links=False) as (file, document):
+        with open_tensor_file(path, HEADER_KEY, framework='pt', follow_links=False) as (file, document):
             header = _read_header(document)
-            difference = header.fingerprint.difference(fingerprint)
+            difference = _difference(header.fingerprint, fingerprint)
             if difference is not None:
                 raise UnfitStateError(difference)
             expected = _declarations(module)
@@ -251,7 +184,7 @@ def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> Res
             differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             if differing:
                 raise _damaged(f'tensor "{printable(differing[0])}" is missing, or not one of this network')
-            tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in found}
+            tensors = {name: file.get_tensor(name) for name in found}
     except (ModelFileError, OSError) as error:
         raise UnfitStateError(f'{RESUME_FILE} is damaged or not a resume state of this version') from error
     _check_values(tensors)
@@ -259,12 +192,12 @@ def read_state(folder: Path, fingerprint: Fingerprint, module: nn.Module) -> Res
     for name, tensor in _without_prefix(_OPTIMIZER, tensors).items():
         number, _, moment = name.partition('.')
         moments.setdefault(int(number), {})[moment] = tensor
-    return ResumeState(
-        tuple(LossRecord(entry.epoch, entry.training, entry.validation) for entry in header.history),
-        _without_prefix(_MODULE, tensors),
-        _without_prefix(_BEST, tensors),
-        moments,
-        header.loss_scale,
+    return TrainingState(
+        history=[LossRecord(entry.epoch, entry.training, entry.validation) for entry in header.history],
+        best=_without_prefix(_BEST, tensors),
+        weights=_without_prefix(_MODULE, tensors),
+        moments=moments,
+        loss_scale=header.loss_scale,
     )
 
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import lightning.pytorch as pl
@@ -31,13 +30,13 @@ from ..storage.model_file import load_model
 from .batches import TrainingScan
 from .calibration import Calibration, is_calibrated, predict
 from .callbacks import ProgressCallback, SignalCallback, early_stopping
-from .checkpoint import CheckpointWriter
+from .checkpoint import CheckpointWriter, ModelWriter
 from .data import PtychoPINNDataModule
 from .loggers import make_logger, mark_stopped
 from .module import PtychoPINNModule
 from .precision import make_precision, restore_loss_scale
 from .preview import grey_picture
-from .resume import Fingerprint, find_state
+from .resume import find_state, fingerprint_of
 from .state import Monitor, TrainingState
 
 logger = logging.getLogger(__name__)
@@ -83,10 +82,7 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
         prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
         for scan in scans
     ]
-    with (
-        locked(output_folder, 'training') as lock,
-        _algorithms(deterministic=config.execution.deterministic),
-    ):
+    with locked(output_folder, 'training') as lock, _algorithms(deterministic=config.execution.deterministic):
         model_path = _train(scans, config, output_folder, lock, observer or SilentObserver())
     logger.info('The model is in %s.', model_path)
     return model_path
@@ -103,21 +99,20 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderL
     monitor = Monitor.of(config, has_validation=data.has_validation)
     module = PtychoPINNModule(config, monitor, Calibration(training_scans, config, observer) if calibrated else None)
 
-    state = TrainingState()
-    resumed = find_state(folder, config, Fingerprint.of(config, scans), module)
-    if resumed is not None:
-        state = TrainingState(list(resumed.history), resumed.best)
-        module.resume(resumed)
+    fingerprint = fingerprint_of(config, scans)
+    state = find_state(folder, config, fingerprint, module) or TrainingState()
+    if state.epoch:
+        module.resume(state)
         data.resume(state.epoch)
-        restore_loss_scale(precision, resumed.loss_scale)
+        restore_loss_scale(precision, state.loss_scale)
 
     def draw(model_path: Path) -> npt.NDArray[np.uint8]:
         first = training_scans[0] if batches_device == device else _training_scan(scans[0], config, device)
         generator = load_model(model_path).build().to(device)
         return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
 
-    probe = training_scans[0].state.probe.cpu().numpy()
-    writer = CheckpointWriter(lock, config, scans, probe, monitor, state, observer, draw)
+    models = ModelWriter(config, scans, training_scans[0].state.probe.cpu().numpy(), lock)
+    writer = CheckpointWriter(folder, models, monitor, state, observer, draw, fingerprint)
     signals = SignalCallback()
     callbacks = [ProgressCallback(observer, config.training.epochs), signals, writer]
     environment = LightningEnvironment()
@@ -184,23 +179,17 @@ def _is_of_a_loader(error: Exception) -> bool:
 @contextmanager
 def _algorithms(*, deterministic: bool) -> Iterator[None]:
     """Ask torch for algorithms that repeat themselves, where it has them; undone at the exit."""
-    memory: Any = torch.utils.deterministic
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        memory.fill_uninitialized_memory,
-    )
+    before = torch.get_deterministic_debug_mode()
     if deterministic:
         # Read by cuBLAS when it starts.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode('warn')
         # Costs time, and nothing here reads memory before it is written.
-        memory.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = before[2]
+        torch.set_deterministic_debug_mode(before)
 
 
 def _training_scan(scan: RawScan, config: Config, device: torch.device) -> TrainingScan:

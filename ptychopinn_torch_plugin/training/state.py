@@ -57,11 +57,17 @@ class Monitor:
 
 @dataclass
 class TrainingState:
-    """The finished epochs of a run."""
+    """A run after its finished epochs."""
 
     history: list[LossRecord] = field(default_factory=list)
     best: Weights | None = None
     """Weights of the best epoch; None before the first one is finished."""
+    weights: Weights = field(default_factory=dict)
+    """Weights after the last finished epoch."""
+    moments: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """State of the optimiser at the start of a resumed run, by the number of the parameter."""
+    loss_scale: tuple[float, int] | None = None
+    """Scale and growth tracker of the loss scaler of float16 at the start of a resumed run."""
     is_finished: bool = False
     """Whether the run came to its own end: all epochs, or early stopping."""
 
@@ -75,6 +81,7 @@ class TrainingState:
         if monitor.rank(record) < min((monitor.rank(one) for one in self.history), default=math.inf):
             self.best = weights
         self.history.append(record)
+        self.weights = weights
 
     def epochs_since_best(self, monitor: Monitor) -> int:
         """Return the number of epochs after the best one."""

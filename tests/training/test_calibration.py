@@ -131,65 +131,24 @@ def test_a_calibration_is_part_of_the_state_and_is_restored_with_it() -> None:
     assert np.array_equal(second.patch_origins, first.patch_origins)
 
 
-class StopAt(SilentObserver):
-    """Stops after so many optimiser steps."""
+class StopInCalibration(SilentObserver):
+    """Stops in the middle of the calibration that follows so many optimiser steps."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, questions: int) -> None:
         self._steps = steps
-        self._done = 0
-
-    def on_progress(self, done: int, goal: int) -> None:
-        self._done = done
-
-    def should_stop(self) -> bool:
-        return self._done == self._steps
-
-
-@pytest.mark.parametrize('steps', [2, 3])
-def test_a_stopped_run_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> None:
-    """Stopped at the end of an epoch of two steps, and within one."""
-    scan, _ = make_scan()
-    config = small(probe_trainable=True, positions_trainable=True, epochs=3)
-    whole = load_model(train([scan], config, tmp_path / 'whole'))
-    train([scan], config, tmp_path / 'parts', StopAt(steps))
-    parts = load_model(train([scan], config, tmp_path / 'parts'))
-    assert np.array_equal(parts.probe, whole.probe)
-    assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
-
-
-class StopInTurn(SilentObserver):
-    """Stops in the middle of the solver's turn that follows so many optimiser steps."""
-
-    def __init__(self, steps: int, patience: int) -> None:
-        self._steps = steps
-        self._patience = patience
+        self._questions = questions
         self.done = 0
 
     def on_progress(self, done: int, goal: int) -> None:
         self.done = done
 
     def should_stop(self) -> bool:
-        self._patience -= self.done == self._steps
-        return self._patience < 0
-
-
-@pytest.mark.parametrize('steps', [0, 2])
-def test_a_run_stopped_in_the_turn_of_the_solver_goes_on_to_the_same_model(steps: int, tmp_path: Path) -> None:
-    """The turn counts for nothing until it is over; stopped twice, so that a run that went on is cut short as well."""
-    scan, _ = make_scan()
-    config = small(probe_trainable=True, positions_trainable=True, epochs=3)
-    whole = load_model(train([scan], config, tmp_path / 'whole'))
-    # A run that goes on reports no step before its first turn, so that the second one is told by its beginning.
-    for stopped, done in ((StopInTurn(steps, 12), steps), (StopInTurn(0, 9), 0)):
-        train([scan], config, tmp_path / 'parts', stopped)
-        assert stopped.done == done
-    parts = load_model(train([scan], config, tmp_path / 'parts'))
-    assert np.array_equal(parts.probe, whole.probe)
-    assert all(np.array_equal(parts.weights[name], whole.weights[name]) for name in whole.weights)
+        self._questions -= self.done == self._steps
+        return self._questions < 0
 
 
 class CopyAfterFirst(SilentObserver):
-    """Copies what lies in the output folder when the first epoch has ended: what a kill would leave."""
+    """Copies the output folder when the first epoch has ended: what a kill would leave."""
 
     def __init__(self, folder: Path, copy: Path) -> None:
         self._folder = folder
@@ -197,18 +156,27 @@ class CopyAfterFirst(SilentObserver):
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         if epoch == 1:
+            # The lock of a killed run does not hold, that of this process does.
             shutil.copytree(self._folder, self._copy, ignore=shutil.ignore_patterns('.ptychopinn-lock*'))
 
 
-def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    """The turn before the second epoch is taken again, from the network of the first."""
+def test_a_run_that_was_killed_or_stopped_in_a_calibration_continues_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibration before the second epoch is made again, from the network of the first."""
+    monkeypatch.setattr('ptychopinn_torch_plugin.training.calibration.FIRST_EPOCHS', 14)
     scan, _ = make_scan()
-    config = small(probe_trainable=True, epochs=3)
-    folder, copy = tmp_path / 'whole', tmp_path / 'copy'
-    whole = load_model(train([scan], config, folder, CopyAfterFirst(folder, copy)))
-    resumed = load_model(train([scan], config, copy))
-    assert np.array_equal(resumed.probe, whole.probe)
-    assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    config = small(probe_trainable=True, positions_trainable=True)
+    copy, stopped = tmp_path / 'copy', tmp_path / 'stopped'
+    whole = load_model(train([scan], config, tmp_path / 'whole', CopyAfterFirst(tmp_path / 'whole', copy)))
+    for steps, done in ((0, 0), (2, 2)):  # in the first calibration, then in the second
+        observer = StopInCalibration(steps, 9)
+        train([scan], config, stopped, observer)
+        assert observer.done == done
+    for folder in (copy, stopped):
+        resumed = load_model(train([scan], config, folder))
+        assert np.array_equal(resumed.probe, whole.probe)
+        assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
 def holding_out(fraction: float = 0.05) -> Config:

@@ -377,9 +377,8 @@ def spoilt(path: Path) -> Iterator[tuple[str, bytes]]:
         'a loss that is not a number': {'history': [entry | {'training': math.nan}]},
         'a validation loss in one epoch only': {'history': [entry, {'epoch': 2, 'training': 1.0}]},
         'a fingerprint that is a text': {'fingerprint': 'mine'},
-        'settings that are a list': {'fingerprint': header['fingerprint'] | {'settings': []}},
-        'a loss scale of zero': {'loss_scale': {'scale': 0.0, 'growth_tracker': 0}},
-        'a loss scale that is infinite': {'loss_scale': {'scale': math.inf, 'growth_tracker': 0}},
+        'a loss scale of zero': {'loss_scale': [0.0, 0]},
+        'a loss scale that is infinite': {'loss_scale': [math.inf, 0]},
     }.items():
         texts[fault] = json.dumps(header | change)
     name = next(name for name in tensors if name.startswith('module.generator'))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct
-from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, TrainingError
+from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, OutputError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
 from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
@@ -35,12 +35,12 @@ def test_training_lowers_the_loss_on_held_out_positions(model_type: str, likelih
     scan, _ = make_scan(known_object=True)
     recorder = Recorder()
     config = small(
-        model={'model_type': model_type}, training={'epochs': 40, 'likelihood': likelihood, 'learning_rate': 5e-3}
+        model={'model_type': model_type}, training={'epochs': 12, 'likelihood': likelihood, 'learning_rate': 2e-2}
     )
     path = train([scan], config, tmp_path, recorder)
     validation = [loss for _, _, loss in recorder.losses if loss is not None]
     assert min(validation) < 0.95 * validation[0]
-    assert recorder.progress[-1][0] == recorder.progress[-1][1] == 40 * 2
+    assert recorder.progress[-1][0] == recorder.progress[-1][1] == 12 * 2
     model = load_model(path)
     assert [record.validation for record in model.losses] == validation
     assert reconstruct(scan, model, parse_config({'refinement': {'refine_epochs': 1}})).losses == model.losses
@@ -60,6 +60,22 @@ def test_stop_keeps_a_model_and_comes_at_once(tmp_path: Path) -> None:
     path = train([scan], small(training={'epochs': 1000}), tmp_path, recorder)
     assert len(recorder.progress) == 1
     assert load_model(path).build()
+
+
+def test_a_second_training_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    scan, _ = make_scan()
+
+    class Second(Recorder):
+        def on_progress(self, done: int, goal: int) -> None:
+            if not self.progress:
+                with pytest.raises(OutputError, match=r'is in use: process \d+ on .* began training there'):
+                    train([scan], small(), tmp_path)
+            super().on_progress(done, goal)
+
+    observer = Second()
+    train([scan], small(training={'epochs': 1}), tmp_path, observer)
+    assert len(observer.progress) == 2
+    train([scan], small(training={'epochs': 1}), tmp_path)
 
 
 def test_the_log_holds_every_epoch(tmp_path: Path) -> None:
