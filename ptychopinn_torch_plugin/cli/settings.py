@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import Config, parse_config
 from ..errors import ConfigurationError
+from ..storage.checked_files import read_text
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +66,10 @@ def _read_groups(settings: Path) -> dict[str, dict[str, str]]:
     if not settings.is_file():
         raise ConfigurationError(f'There is no settings file {settings}.')
     parser = configparser.ConfigParser(interpolation=None)
+    text = read_text(settings)
     try:
-        parser.read(settings)
-    except (configparser.Error, UnicodeDecodeError) as error:
+        parser.read_string(text)
+    except configparser.Error as error:
         raise ConfigurationError(f'{settings} is not a settings file of Ptychodus ({error}).') from error
     groups = {section: group_name(section) for section in SECTIONS}
     return {section: dict(parser[group]) for section, group in groups.items() if parser.has_section(group)}
