@@ -17,7 +17,7 @@ from ptychodus.api.io import load_product
 
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
 from ptychopinn_torch_plugin.storage.model_file import load_model
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 from .test_headless import write_settings
 
@@ -87,7 +87,7 @@ def started() -> Iterator[list[Batch]]:
 
 
 def test_ctrl_c_stops_training_with_the_best_model(
-    scan_folder: Path, tmp_path: Path, started: list[Batch], ledger: Ledger
+    scan_folder: Path, tmp_path: Path, started: list[Batch], fault_report: FaultReport
 ) -> None:
     write_settings(scan_folder, 'PINN', **LONG)
     batch = Batch('train', scan_folder, tmp_path)
@@ -104,11 +104,11 @@ def test_ctrl_c_stops_training_with_the_best_model(
     assert f'{said} Training into the same folder resumes from there.' in batch.output
     assert 'SIGINT has stopped the run' in batch.output
     assert 'Traceback' not in batch.output
-    ledger.record('Ctrl-C in "ptychodus -b train"', said, 'the best model, and the state to resume from')
+    fault_report.record('Ctrl-C in "ptychodus -b train"', said, 'the best model, and the state to resume from')
 
 
 def test_sigterm_stops_a_reconstruction_with_the_result_so_far(
-    scan_folder: Path, tmp_path: Path, started: list[Batch], ledger: Ledger
+    scan_folder: Path, tmp_path: Path, started: list[Batch], fault_report: FaultReport
 ) -> None:
     write_settings(scan_folder, 'Refine', **LONG | {'PtychoPINNPyTorchInference': {'batch_interval': '50'}})
     batch = Batch('reconstruct', scan_folder, tmp_path)
@@ -127,4 +127,4 @@ def test_sigterm_stops_a_reconstruction_with_the_result_so_far(
     said = 'The run was stopped by a signal: the product holds the result so far.'
     assert said in batch.output
     assert 'Traceback' not in batch.output
-    ledger.record('SIGTERM in "ptychodus -b reconstruct"', said, 'the product with the result so far')
+    fault_report.record('SIGTERM in "ptychodus -b reconstruct"', said, 'the product with the result so far')

@@ -1,8 +1,8 @@
-"""The ledger of injected faults: what was broken on purpose, what the user read, what was kept, how long it took.
+"""The report of injected faults: what was broken on purpose, what the user read, what was kept, how long it took.
 
-A plug-in of pytest. Tests write into the fixture ``ledger``; what they wrote travels with their reports (so it works
-under xdist), is summed up at the end of the run, and becomes ``docs/reliability.md`` when the environment variable
-``RELIABILITY_DOC`` names that file.
+A plug-in of pytest. Tests record faults in the fixture ``fault_report``. The records are part of the reports of the
+tests (so that it works under xdist), are summarised at the end of the run, and become ``docs/reliability.md`` when the
+environment variable ``RELIABILITY_DOC`` names that file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 DOCUMENT_VARIABLE = 'RELIABILITY_DOC'
-PREFACE = Path(__file__).parent / 'reliability' / 'preface.md'
+PREFACE = Path(__file__).parents[1] / 'reliability' / 'preface.md'
 
-_PROPERTY_ROW, _PROPERTY_COUNT = 'ledger-row', 'ledger-count'
+_PROPERTY_ROW, _PROPERTY_COUNT = 'fault-row', 'fault-count'
 _TIMES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 240)
 
 # What differs from run to run, and what stands in the document instead.
@@ -44,15 +44,15 @@ class Row:
     seconds: float
 
 
-class Ledger:
-    """What the tests of one process write into; the fixture of the same name."""
+class FaultReport:
+    """Faults that the tests of one process have recorded; the value of the fixture ``fault_report``."""
 
     def __init__(self) -> None:
         self._item: pytest.Item | None = None
         self._since = 0.0
 
     def begin(self, item: pytest.Item) -> None:
-        """From now on everything belongs to the test ``item``."""
+        """Assign the records that follow to the test ``item``."""
         self._item, self._since = item, time.monotonic()
 
     def record(
@@ -79,7 +79,7 @@ class Ledger:
 
     def _enter(self, name: str, value: dict[str, Any]) -> None:
         if self._item is None:
-            raise RuntimeError('The ledger is open inside of a test only.')
+            raise RuntimeError('Faults can be recorded inside a test only.')
         self._item.user_properties.append((name, value))
 
     def _group(self) -> str:
@@ -88,7 +88,7 @@ class Ledger:
         return re.split(r'[.:]( |$)', text, maxsplit=1)[0]
 
 
-class _Book:
+class _Summary:
     """The controller's side: collects what came with the reports."""
 
     def __init__(self) -> None:
@@ -97,8 +97,8 @@ class _Book:
         self.failed = {'crashes': 0, 'hangs': 0, 'non-finite products': 0}
 
     def add(self, report: pytest.TestReport) -> None:
-        """Take over what the test of ``report`` wrote, once, when it is torn down; note how it failed."""
-        entries: list[tuple[str, Any]] = [entry for entry in report.user_properties if entry[0].startswith('ledger-')]
+        """Add the records of the test of ``report``, once, at its teardown; count how it failed."""
+        entries: list[tuple[str, Any]] = [entry for entry in report.user_properties if entry[0].startswith('fault-')]
         text = str(report.longrepr) if report.failed else ''
         if report.failed and (entries or 'reliability' in report.nodeid or 'crashed while running' in text):
             kind = 'hangs' if 'Timeout' in text else 'non-finite products' if 'non-finite' in text else 'crashes'
@@ -112,13 +112,13 @@ class _Book:
                 row = Row(**value | {'seconds': 0.0})
                 self.rows[row] = max(value['seconds'], self.rows.get(row, 0.0))
 
-    def summary(self) -> str:
-        """One line for the terminal."""
+    def line(self) -> str:
+        """Return one line for the terminal."""
         ends = ', '.join(f'{number} {what}' for what, number in self.failed.items())
         return f'{sum(self.inputs.values())} bad inputs tried, {len(self.rows)} faults injected: {ends}'
 
     def document(self) -> str:
-        """``docs/reliability.md``."""
+        """Return the text of ``docs/reliability.md``."""
         parts = [PREFACE.read_text(encoding='utf-8').rstrip()]
         for group in sorted({row.group for row in self.rows}):
             parts.append(f'## {group}\n\n' + '\n'.join(self._table(group)))
@@ -133,60 +133,60 @@ class _Book:
 
 
 def normalised(sentence: str) -> str:
-    """``sentence`` without what differs from run to run: folders, process numbers, random names."""
+    """Return ``sentence`` without folders, process numbers and random names, which differ from run to run."""
     for pattern, replacement in _UNSTABLE:
         sentence = pattern.sub(replacement, sentence)
     return sentence.strip()
 
 
 def _at_most(seconds: float) -> str:
-    """An upper bound from a coarse series, so that the document does not change with every run."""
+    """Return an upper bound from a coarse series, so that the document does not change with every run."""
     return next((f'< {limit:g}' for limit in _TIMES if seconds < limit), f'{seconds:.0f}')
 
 
-_LEDGER = Ledger()
-_BOOK = pytest.StashKey[_Book]()
+_REPORT = FaultReport()
+_SUMMARY = pytest.StashKey[_Summary]()
 _CONFIG: list[pytest.Config] = []
 
 
 @pytest.fixture(scope='session')
-def ledger() -> Ledger:
-    """Where a test enters the faults it injected; of the session, so that hypothesis may use it, too."""
-    return _LEDGER
+def fault_report() -> FaultReport:
+    """Return the record of injected faults; its scope is the session, so that hypothesis may use it."""
+    return _REPORT
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Open the book; under xdist that of the controller is the one that counts."""
-    config.stash[_BOOK] = _Book()
+    """Begin an empty summary; under xdist that of the controller is used."""
+    config.stash[_SUMMARY] = _Summary()
     _CONFIG.append(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Forget the run."""
+    """Remove the run."""
     _CONFIG.remove(config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Tell the ledger whose rows come next."""
-    _LEDGER.begin(item)
+    """Assign the records that follow to ``item``."""
+    _REPORT.begin(item)
     return (yield)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Collect what a test wrote; the controller hears of every worker's tests."""
-    _CONFIG[-1].stash[_BOOK].add(report)
+    """Add the records of a test; the controller receives those of every worker."""
+    _CONFIG[-1].stash[_SUMMARY].add(report)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the sums, and write the document if one is asked for and nothing failed."""
-    book = config.stash[_BOOK]
-    if book.rows or book.inputs:
-        terminalreporter.write_sep('-', 'ledger')
-        terminalreporter.write_line(book.summary())
-    path = os.environ.get(DOCUMENT_VARIABLE) if book.rows else None
-    if path and any(book.failed.values()):
+    summary = config.stash[_SUMMARY]
+    if summary.rows or summary.inputs:
+        terminalreporter.write_sep('-', 'injected faults')
+        terminalreporter.write_line(summary.line())
+    path = os.environ.get(DOCUMENT_VARIABLE) if summary.rows else None
+    if path and any(summary.failed.values()):
         terminalreporter.write_line(f'{path} is left as it was: a fault was not survived.')
     elif path:
-        Path(path).write_text(book.document(), encoding='utf-8')
+        Path(path).write_text(summary.document(), encoding='utf-8')
         terminalreporter.write_line(f'{path} is written.')

@@ -40,7 +40,7 @@ from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.host.settings import SECTIONS
 from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Reconstruction
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.models import untrained_model
 from tests.helpers.products import random_product
 from tests.helpers.scans import curved_probe, make_scan
@@ -202,12 +202,12 @@ ARRAYS: tuple[tuple[str, dict[str, Any], str], ...] = (
 
 
 @pytest.mark.parametrize(('fault', 'changes', 'sentence'), ARRAYS, ids=[fault for fault, *_ in ARRAYS])
-def test_bad_arrays_are_refused(fault: str, changes: dict[str, Any], sentence: str, ledger: Ledger) -> None:
+def test_bad_arrays_are_refused(fault: str, changes: dict[str, Any], sentence: str, fault_report: FaultReport) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         make_raw_scan(**parts(**changes))
     assert is_one_sentence(caught.value)
-    ledger.record(fault, str(caught.value), NOTHING_STARTED)
-    ledger.count(1, 'bad arrays')
+    fault_report.record(fault, str(caught.value), NOTHING_STARTED)
+    fault_report.count(1, 'bad arrays')
 
 
 def test_the_good_arrays_are_taken() -> None:
@@ -226,15 +226,15 @@ def test_the_good_arrays_are_taken() -> None:
     ],
 )
 def test_what_does_not_fit_into_memory_is_refused(
-    fault: str, changes: dict[str, Any], memory: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+    fault: str, changes: dict[str, Any], memory: int, monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport
 ) -> None:
     monkeypatch.setattr('ptychopinn_torch_plugin.data.validation.physical_memory', lambda: memory)
     given = parts(object_shape=None, **changes)
     given['positions'] = given['positions'][: len(given['counts'])]
     with pytest.raises(InputError, match='GiB of memory .this machine has') as caught:
         make_raw_scan(**given)
-    ledger.record(fault, str(caught.value), NOTHING_STARTED)
-    ledger.count(1, 'bad arrays')
+    fault_report.record(fault, str(caught.value), NOTHING_STARTED)
+    fault_report.count(1, 'bad arrays')
 
 
 # What is unusual and works
@@ -249,7 +249,9 @@ def assert_finite(result: Reconstruction, scan: RawScan) -> None:
     assert result.positions.shape == scan.positions.shape
 
 
-def test_empty_frames_are_skipped_counted_and_reported(caplog: pytest.LogCaptureFixture, ledger: Ledger) -> None:
+def test_empty_frames_are_skipped_counted_and_reported(
+    caplog: pytest.LogCaptureFixture, fault_report: FaultReport
+) -> None:
     whole, _ = make_scan((16, 17), rows=3)
     counts = whole.counts.copy()
     counts[[0, 4, 8]] = 0
@@ -273,8 +275,8 @@ def test_empty_frames_are_skipped_counted_and_reported(caplog: pytest.LogCapture
     np.testing.assert_array_equal(
         reconstruct(scan, model, TINY).object_array, reconstruct(alone, model, TINY).object_array
     )
-    ledger.record('3 of 9 frames are all zero', caplog.messages[0] + ' (warning)', ALL_POSITIONS)
-    ledger.count(1, 'bad arrays')
+    fault_report.record('3 of 9 frames are all zero', caplog.messages[0] + ' (warning)', ALL_POSITIONS)
+    fault_report.count(1, 'bad arrays')
 
 
 def test_the_product_keeps_the_positions_of_empty_frames(tmp_path: Path) -> None:
@@ -297,18 +299,20 @@ def test_training_skips_empty_frames(tmp_path: Path) -> None:
     assert models[0] == models[1]
 
 
-def test_duplicate_positions_are_reported(caplog: pytest.LogCaptureFixture, ledger: Ledger) -> None:
+def test_duplicate_positions_are_reported(caplog: pytest.LogCaptureFixture, fault_report: FaultReport) -> None:
     with caplog.at_level(logging.WARNING):
         scan = make_raw_scan(**parts(positions=np.full((5, 2), 12.25)))
     assert '4 of 5 positions repeat another one exactly, first number 1' in caplog.text
     assert_finite(refine(scan, TINY), scan)
     assert_finite(reconstruct(scan, untrained_model(TINY), TINY), scan)
-    ledger.record('all positions are the same', caplog.messages[0] + ' (warning)', ALL_POSITIONS)
-    ledger.count(1, 'bad arrays')
+    fault_report.record('all positions are the same', caplog.messages[0] + ' (warning)', ALL_POSITIONS)
+    fault_report.count(1, 'bad arrays')
 
 
 @pytest.mark.parametrize('number', [1, 2, 4])
-def test_few_frames_are_enough(number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, ledger: Ledger) -> None:
+def test_few_frames_are_enough(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault_report: FaultReport
+) -> None:
     given = parts()
     scan = make_raw_scan(**(given | {name: given[name][:number] for name in ('counts', 'positions')}))
     assert_finite(refine(scan, TINY), scan)
@@ -316,12 +320,12 @@ def test_few_frames_are_enough(number: int, tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         assert train([scan], TINY, tmp_path).is_file()
     told = next(message for message in caplog.messages if 'positions' in message)
-    ledger.record(
+    fault_report.record(
         f'a scan of {number} frame{"s" if number > 1 else ""}, fewer than a group',
         told + ' (warning)',
         'a model and an object',
     )
-    ledger.count(1, 'bad arrays')
+    fault_report.count(1, 'bad arrays')
 
 
 # Products, as the host hands them over
@@ -418,7 +422,7 @@ def test_bad_products_are_refused_before_a_worker_starts(
     change: Callable[[ReconstructInput], ReconstructInput],
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
-    ledger: Ledger,
+    fault_report: FaultReport,
 ) -> None:
     def never(*_: object, **__: object) -> Iterator[object]:
         raise AssertionError('a worker was started')
@@ -428,8 +432,8 @@ def test_bad_products_are_refused_before_a_worker_starts(
     with pytest.raises(InputError, match=sentence) as caught:
         list(refiner.reconstruct(change(reconstruct_input())))
     assert is_one_sentence(caught.value)
-    ledger.record(fault, str(caught.value), NOTHING_STARTED)
-    ledger.count(1, 'bad products')
+    fault_report.record(fault, str(caught.value), NOTHING_STARTED)
+    fault_report.count(1, 'bad products')
 
 
 # Files
@@ -456,15 +460,15 @@ def folder(good_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('name', ['diffraction.h5', 'product.h5'])
-def test_hdf5_may_be_cut_anywhere(name: str, folder: Path, ledger: Ledger) -> None:
+def test_hdf5_may_be_cut_anywhere(name: str, folder: Path, fault_report: FaultReport) -> None:
     content = (folder / name).read_bytes()
     cuts = sorted({0, 8, 96, *np.linspace(500, len(content) - 1, 8).astype(int).tolist()})
     for cut in cuts:
         (folder / name).write_bytes(content[:cut])
         with pytest.raises(InputError, match=name) as caught:
             read_workflow_folder(folder)
-    ledger.record(f'{name} cut short at {len(cuts)} places', str(caught.value), NOTHING_STARTED)
-    ledger.count(len(cuts), 'truncated HDF5 files')
+    fault_report.record(f'{name} cut short at {len(cuts)} places', str(caught.value), NOTHING_STARTED)
+    fault_report.count(len(cuts), 'truncated HDF5 files')
 
 
 def another(file: h5py.File, key: str, data: object) -> None:
@@ -533,29 +537,29 @@ HDF5: tuple[tuple[str, str, Callable[[h5py.File], object], str], ...] = (
     ('name', 'fault', 'change', 'sentence'), HDF5, ids=[f'{name} {fault}' for name, fault, *_ in HDF5]
 )
 def test_wrong_hdf5_is_refused(
-    name: str, fault: str, change: Callable[[h5py.File], object], sentence: str, folder: Path, ledger: Ledger
+    name: str, fault: str, change: Callable[[h5py.File], object], sentence: str, folder: Path, fault_report: FaultReport
 ) -> None:
     with h5py.File(folder / name, 'a') as file:
         change(file)
     with pytest.raises(InputError, match=sentence) as caught:
         read_workflow_folder(folder)
     assert is_one_sentence(caught.value)
-    ledger.record(f'a {name} {fault}', str(caught.value), NOTHING_STARTED)
-    ledger.count(1, 'wrong HDF5 files')
+    fault_report.record(f'a {name} {fault}', str(caught.value), NOTHING_STARTED)
+    fault_report.count(1, 'wrong HDF5 files')
 
 
 def test_patterns_without_a_position_are_reported(
-    folder: Path, caplog: pytest.LogCaptureFixture, ledger: Ledger
+    folder: Path, caplog: pytest.LogCaptureFixture, fault_report: FaultReport
 ) -> None:
     with h5py.File(folder / 'diffraction.h5', 'a') as file:
         file['indexes'][-2:] = [100, 101]
     with caplog.at_level(logging.WARNING):
         assert read_workflow_folder(folder).size == 4
     assert 'diffraction.h5: 2 of 6 patterns have no position in product.h5 and are left out' in caplog.text
-    ledger.record(
+    fault_report.record(
         '2 of 6 patterns without a position', caplog.messages[0] + ' (warning)', 'the patterns with a position'
     )
-    ledger.count(1, 'wrong HDF5 files')
+    fault_report.count(1, 'wrong HDF5 files')
 
 
 # Settings
@@ -579,7 +583,7 @@ def out_of_range() -> Iterator[tuple[str, str, object]]:
 SETTINGS = tuple(out_of_range())
 
 
-def test_settings_out_of_range_are_refused_by_name(ledger: Ledger) -> None:
+def test_settings_out_of_range_are_refused_by_name(fault_report: FaultReport) -> None:
     for section, name, value in SETTINGS:
         with pytest.raises(ConfigurationError, match=rf'{section}.*{name}|{name}') as caught:
             parse_config({section: {name: value}})
@@ -594,8 +598,8 @@ def test_settings_out_of_range_are_refused_by_name(ledger: Ledger) -> None:
     for tree in trees:
         with pytest.raises(ConfigurationError) as caught:
             parse_config(tree)
-        ledger.record(f'settings {tree}', str(caught.value), NOTHING_STARTED)
-    ledger.count(len(SETTINGS) + 4, 'settings out of range')
+        fault_report.record(f'settings {tree}', str(caught.value), NOTHING_STARTED)
+    fault_report.count(len(SETTINGS) + 4, 'settings out of range')
 
 
 # Whatever comes: a finite object, or our own refusal
@@ -783,7 +787,7 @@ DOORS: dict[str, tuple[int, Callable[[RawScan], Reconstruction]]] = {
 
 
 @pytest.mark.parametrize('door', DOORS)
-def test_every_scan_comes_to_a_finite_object_or_to_a_sentence(door: str, ledger: Ledger) -> None:
+def test_every_scan_comes_to_a_finite_object_or_to_a_sentence(door: str, fault_report: FaultReport) -> None:
     examples, run = DOORS[door]
     tally = Tally()
 
@@ -800,4 +804,4 @@ def test_every_scan_comes_to_a_finite_object_or_to_a_sentence(door: str, ledger:
 
     every_scan()
     assert min(tally.refused, tally.reconstructed) > examples // 10, vars(tally)
-    ledger.count(tally.refused + tally.reconstructed, 'scans made up by hypothesis')
+    fault_report.count(tally.refused + tally.reconstructed, 'scans made up by hypothesis')

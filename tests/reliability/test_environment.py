@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 SITE_CUSTOMIZE = """
 import pwd
@@ -24,7 +24,9 @@ pwd.getpwuid = getpwuid
 
 @pytest.mark.skipif(os.name != 'posix', reason='users of POSIX')
 @pytest.mark.parametrize(('home', 'mask'), [(None, '000'), ('/proc/no-such-home', '077')])
-def test_a_user_without_a_home_reconstructs(home: str | None, mask: str, tmp_path: Path, ledger: Ledger) -> None:
+def test_a_user_without_a_home_reconstructs(
+    home: str | None, mask: str, tmp_path: Path, fault_report: FaultReport
+) -> None:
     (tmp_path / 'sitecustomize.py').write_text(SITE_CUSTOMIZE)  # read by the worker as well
     root = Path(__file__).parents[2]
     environment = {
@@ -50,4 +52,4 @@ def test_a_user_without_a_home_reconstructs(home: str | None, mask: str, tmp_pat
         'is_finite': True,
     }
     fault = 'no home and no entry in the user database' if home is None else 'a home that does not exist'
-    ledger.record(f'{fault}, umask {mask}', '(nothing)', 'everything: the run is as ever')
+    fault_report.record(f'{fault}, umask {mask}', '(nothing)', 'everything: the run is as ever')

@@ -1,4 +1,4 @@
-"""The ledger: what stands in its document does not change from run to run."""
+"""The fault_report: what stands in its document does not change from run to run."""
 
 from __future__ import annotations
 

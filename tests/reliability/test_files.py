@@ -17,7 +17,7 @@ import pytest
 from ptychopinn_torch_plugin.errors import OutputError
 from ptychopinn_torch_plugin.storage import atomic as files
 from ptychopinn_torch_plugin.storage.atomic import ABANDONED_S, open_atomically, sweep, write_atomically, writer_tag
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,14 +45,16 @@ def run(program: str, folder: Path, prefix: tuple[str, ...] = (), file_limit: in
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the program that kills writers forks them')
-def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path: Path, fault_report: FaultReport) -> None:
     found = run('killed_writer', tmp_path)
     assert found['wrong'] == []
     assert found['left'] > 0, 'some were killed while they wrote'
     assert found['swept']
     for moment in found['moments']:
-        ledger.record(f'a writer is killed {moment}', 'nothing: the process is gone', 'the old or the new file, whole')
-    ledger.record(
+        fault_report.record(
+            f'a writer is killed {moment}', 'nothing: the process is gone', 'the old or the new file, whole'
+        )
+    fault_report.record(
         'a writer is killed at 60 random moments',
         'nothing: the process is gone',
         'the old or the new file, whole; what is left over is swept by the next writer',
@@ -72,7 +74,7 @@ def can_mount(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def check_full_disk(found: dict[str, Any], fault: str, ledger: Ledger) -> None:
+def check_full_disk(found: dict[str, Any], fault: str, fault_report: FaultReport) -> None:
     for name, outcome in found.items():
         assert 'could not be written' in outcome['said'], name
         assert 'it needs ' in outcome['said'], name
@@ -80,25 +82,27 @@ def check_full_disk(found: dict[str, Any], fault: str, ledger: Ledger) -> None:
         assert needed > 300_000, name
         assert 'Free some space' in outcome['said'], name
         assert outcome['kept'], name
-        ledger.record(f'{fault}: {name}', outcome['said'], 'the old file', outcome['seconds'])
+        fault_report.record(f'{fault}: {name}', outcome['said'], 'the old file', outcome['seconds'])
 
 
-def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path, fault_report: FaultReport) -> None:
     if not can_mount(tmp_path):
         pytest.skip('no small file system can be mounted here')
-    check_full_disk(run('full_disk', tmp_path, mount_prefix(tmp_path, '300k')), 'the disk is full', ledger)
+    check_full_disk(run('full_disk', tmp_path, mount_prefix(tmp_path, '300k')), 'the disk is full', fault_report)
 
 
-def test_a_quota_is_reported_and_the_old_file_stays(tmp_path: Path, ledger: Ledger) -> None:
-    check_full_disk(run('full_disk', tmp_path, file_limit=300_000), 'the file is larger than the system allows', ledger)
+def test_a_quota_is_reported_and_the_old_file_stays(tmp_path: Path, fault_report: FaultReport) -> None:
+    check_full_disk(
+        run('full_disk', tmp_path, file_limit=300_000), 'the file is larger than the system allows', fault_report
+    )
 
 
-def test_a_folder_that_takes_no_file_is_reported(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_folder_that_takes_no_file_is_reported(tmp_path: Path, fault_report: FaultReport) -> None:
     (tmp_path / 'file').write_bytes(b'in the way')
     with pytest.raises(OutputError) as caught:
         write_atomically(tmp_path / 'file' / 'model.safetensors', b'x')
     assert 'Choose another folder' in str(caught.value)
-    ledger.record('the folder cannot be made', str(caught.value), 'everything')
+    fault_report.record('the folder cannot be made', str(caught.value), 'everything')
 
 
 def test_an_exception_while_writing_leaves_nothing(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_an_exception_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('file', b'old')]
 
 
-def test_only_what_a_dead_writer_left_is_swept(tmp_path: Path, ledger: Ledger) -> None:
+def test_only_what_a_dead_writer_left_is_swept(tmp_path: Path, fault_report: FaultReport) -> None:
     machine, pid = writer_tag().split('-')
     ended = subprocess.Popen([sys.executable, '-c', ''])
     ended.wait()
@@ -132,7 +136,7 @@ def test_only_what_a_dead_writer_left_is_swept(tmp_path: Path, ledger: Ledger) -
     left = {file.name for file in tmp_path.iterdir()}
     assert set(ages) - left == set(list(ages)[:2])
     assert any(name.endswith('-ffffffff.tmp') for name in left), 'no link is followed or removed'
-    ledger.record(
+    fault_report.record(
         'unfinished files of processes that have ended', 'nothing', 'every finished file; the unfinished are removed'
     )
 

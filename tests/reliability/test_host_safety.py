@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 ROOT = Path(__file__).parents[2]
 OURS = 'ptychopinn (pytorch)'
@@ -132,7 +132,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize('fault', CASES)
-def test_the_host_starts_and_its_own_algorithms_work(fault: str, folders: dict[str, Path], ledger: Ledger) -> None:
+def test_the_host_starts_and_its_own_algorithms_work(
+    fault: str, folders: dict[str, Path], fault_report: FaultReport
+) -> None:
     case, folder = CASES[fault], folders[fault]
     log = (folder / 'log.txt').read_text()
     assert (folder / 'answer.json').is_file(), log
@@ -144,7 +146,7 @@ def test_the_host_starts_and_its_own_algorithms_work(fault: str, folders: dict[s
     assert any(key.startswith(OURS) for key in found['keys']) == case.lists_ours
     expected = {'refine': 'SUCCESS' if case.refines else 'FAILURE'} if case.lists_ours else {}
     assert found['codes'] == expected
-    ledger.record(fault, sentence_of(log), 'Ptychodus starts, and every other algorithm works', 0.0)
+    fault_report.record(fault, sentence_of(log), 'Ptychodus starts, and every other algorithm works', 0.0)
 
 
 def sentence_of(log: str) -> str:

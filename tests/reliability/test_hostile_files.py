@@ -21,7 +21,7 @@ from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_he
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutations
 from tests.fuzz.targets import read_configuration, read_folder, read_model, read_scan, resume_reader
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 MODEL_KEPT = 'the model loaded before'
 SCAN_KEPT = 'nothing was started'
@@ -46,7 +46,11 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def refused(
-    reader: Callable[[Path], PtychoPINNError | None], name: str, files: Mapping[str, bytes], ledger: Ledger, kept: str
+    reader: Callable[[Path], PtychoPINNError | None],
+    name: str,
+    files: Mapping[str, bytes],
+    fault_report: FaultReport,
+    kept: str,
 ) -> dict[str, PtychoPINNError]:
     """Read every one of ``files`` under ``name``; all must be refused, quickly, without code run or memory taken."""
     errors: dict[str, PtychoPINNError] = {}
@@ -69,22 +73,22 @@ def refused(
         assert not MARKER.exists(), f'"{fault}" ran code'
         errors[fault] = error
         if 'cut after' not in fault:
-            ledger.record(fault, str(error), kept, seconds)
-    ledger.count(len(files), 'hostile files')
+            fault_report.record(fault, str(error), kept, seconds)
+    fault_report.count(len(files), 'hostile files')
     return errors
 
 
 @pytest.mark.parametrize('group', MODEL_FILES)
-def test_hostile_model_files_are_refused(group: str, ledger: Ledger) -> None:
-    errors = refused(read_model, 'model.safetensors', MODEL_FILES[group](), ledger, MODEL_KEPT)
+def test_hostile_model_files_are_refused(group: str, fault_report: FaultReport) -> None:
+    errors = refused(read_model, 'model.safetensors', MODEL_FILES[group](), fault_report, MODEL_KEPT)
     assert len(errors) >= 8
     for fault, error in errors.items():
         assert isinstance(error, ModelFileError), fault
         assert 'model' in str(error), fault
 
 
-def test_hostile_training_files_are_refused(ledger: Ledger) -> None:
-    errors = refused(read_scan, 'scan.npz', corpus.hostile_training_files(MARKER), ledger, SCAN_KEPT)
+def test_hostile_training_files_are_refused(fault_report: FaultReport) -> None:
+    errors = refused(read_scan, 'scan.npz', corpus.hostile_training_files(MARKER), fault_report, SCAN_KEPT)
     for fault, error in errors.items():
         assert isinstance(error, InputError), fault
         assert 'scan.npz' in str(error), fault
@@ -98,19 +102,19 @@ def test_the_good_files_are_read() -> None:
     assert read_scan(Path('scan.npz')) is None
 
 
-def test_hundreds_of_mutations_of_a_model_file_are_survived(ledger: Ledger) -> None:
+def test_hundreds_of_mutations_of_a_model_file_are_survived(fault_report: FaultReport) -> None:
     content = corpus.good_model_file()
     front = 8 + int.from_bytes(content[:8], 'little')
     refusals = survived(read_model, Path('model.safetensors'), mutations(content, 800, seed=0, front=front))
     assert refusals > 500
-    ledger.count(800, 'mutated model files')
+    fault_report.count(800, 'mutated model files')
 
 
-def test_hundreds_of_mutations_of_a_training_file_are_survived(ledger: Ledger) -> None:
+def test_hundreds_of_mutations_of_a_training_file_are_survived(fault_report: FaultReport) -> None:
     content = corpus.good_training_file()
     refusals = survived(read_scan, Path('scan.npz'), mutations(content, 500, seed=0, front=len(content)))
     assert refusals > 300
-    ledger.count(500, 'mutated training files')
+    fault_report.count(500, 'mutated training files')
 
 
 def survived(reader: Callable[[Path], PtychoPINNError | None], path: Path, contents: Iterable[bytes]) -> int:
@@ -125,43 +129,43 @@ def survived(reader: Callable[[Path], PtychoPINNError | None], path: Path, conte
     return refusals
 
 
-def test_mutations_of_hdf5_are_survived(workflow_folder: Path, ledger: Ledger) -> None:
+def test_mutations_of_hdf5_are_survived(workflow_folder: Path, fault_report: FaultReport) -> None:
     for name in ('diffraction.h5', 'product.h5'):
         path = workflow_folder / name
         content = path.read_bytes()
         refusals = survived(read_folder, path, mutations(content, 50, seed=0, front=min(len(content), 8000)))
         path.write_bytes(content)
         assert refusals > 10
-    ledger.count(100, 'mutated HDF5 files')
+    fault_report.count(100, 'mutated HDF5 files')
 
 
-def test_hundreds_of_mutations_of_a_configuration_are_survived(ledger: Ledger) -> None:
+def test_hundreds_of_mutations_of_a_configuration_are_survived(fault_report: FaultReport) -> None:
     for text in corpus.configurations()[:4]:
         survived(read_configuration, Path('names.yaml'), mutations(text.encode(), 50, seed=0, front=len(text)))
-    ledger.count(200, 'mutated configurations')
+    fault_report.count(200, 'mutated configurations')
 
 
-def test_damaged_resume_states_are_refused(tmp_path: Path, ledger: Ledger) -> None:
+def test_damaged_resume_states_are_refused(tmp_path: Path, fault_report: FaultReport) -> None:
     resume, state = resume_reader(tmp_path)
     path = tmp_path / 'resume.safetensors'
     path.write_bytes(state)
     assert resume(path) is None
-    errors = refused(resume, str(path), corpus.damaged_resume_states(state), ledger, MODEL_KEPT)
+    errors = refused(resume, str(path), corpus.damaged_resume_states(state), fault_report, MODEL_KEPT)
     assert all(isinstance(error, ConfigurationError) for error in errors.values())
     survived(resume, path, mutations(state, 30, seed=0, front=8 + int.from_bytes(state[:8], 'little')))
-    ledger.count(30, 'mutated resume states')
+    fault_report.count(30, 'mutated resume states')
 
 
 @pytest.mark.parametrize('section', ['model', 'training', 'inference', 'execution'])
-def test_a_configuration_file_does_not_lead_to_another(section: str, ledger: Ledger) -> None:
+def test_a_configuration_file_does_not_lead_to_another(section: str, fault_report: FaultReport) -> None:
     Path('names.yaml').write_text(f'{section}: names.yaml')
     error = read_configuration(Path('names.yaml'))
     assert isinstance(error, ConfigurationError)
     assert f'{section} is names.yaml: give names with values' in str(error)
-    ledger.record('a configuration file that names itself', str(error), SCAN_KEPT)
+    fault_report.record('a configuration file that names itself', str(error), SCAN_KEPT)
 
 
-def test_memory_outside_of_python_is_bounded_too(ledger: Ledger) -> None:
+def test_memory_outside_of_python_is_bounded_too(fault_report: FaultReport) -> None:
     """The parser of safetensors and torch take memory that tracemalloc does not see: watch the whole process."""
     for group, make in MODEL_FILES.items():
         for number, content in enumerate(make().values()):
@@ -190,7 +194,9 @@ def test_memory_outside_of_python_is_bounded_too(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize('reader', [read_model_header, load_model])
-def test_what_is_no_file_is_refused_without_waiting(reader: Callable[[Path], object], ledger: Ledger) -> None:
+def test_what_is_no_file_is_refused_without_waiting(
+    reader: Callable[[Path], object], fault_report: FaultReport
+) -> None:
     Path('folder.safetensors').mkdir()
     os.mkfifo('pipe.safetensors')  # to open one waits for a writer
     Path('loop.safetensors').symlink_to('loop.safetensors')
@@ -199,5 +205,5 @@ def test_what_is_no_file_is_refused_without_waiting(reader: Callable[[Path], obj
     for name in names:
         with pytest.raises(ModelFileError, match=f'{name}.safetensors') as caught:
             reader(Path(f'{name}.safetensors'))
-        ledger.record(f'a model file that is a {name}', str(caught.value), MODEL_KEPT)
-    ledger.count(len(names), 'hostile files')
+        fault_report.record(f'a model file that is a {name}', str(caught.value), MODEL_KEPT)
+    fault_report.count(len(names), 'hostile files')

@@ -27,7 +27,7 @@ from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.types import ReconstructionMetrics, ReconstructionState
 from ptychopinn_torch_plugin.worker.job import open_job
 from ptychopinn_torch_plugin.worker.parent import run_job
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.models import untrained_model
 from tests.helpers.scans import make_scan
 
@@ -84,7 +84,7 @@ def test_batches_are_halved_and_the_result_is_the_same(
     fail: Callable[[], None],
     allow: Callable[[int, Callable[[], None]], list[int]],
     caplog: pytest.LogCaptureFixture,
-    ledger: Ledger,
+    fault_report: FaultReport,
 ) -> None:
     scan, _ = make_scan()
     model = untrained_model(CONFIG)
@@ -102,11 +102,11 @@ def test_batches_are_halved_and_the_result_is_the_same(
         assert [line.rsplit('batches of ', 1)[1] for line in said] == ['25 patterns.', '13 patterns.']
     assert progress.last[0] == progress.last[1] == 6, 'what is done anew is counted once'
     fault = 'CUDA runs out of memory in inference' if fail is cuda_is_full else 'main memory runs out in inference'
-    ledger.record(fault, warnings[0], 'everything: the same object comes of smaller batches')
+    fault_report.record(fault, warnings[0], 'everything: the same object comes of smaller batches')
 
 
 def test_a_quarter_of_the_batch_is_the_end(
-    allow: Callable[[int, Callable[[], None]], list[int]], ledger: Ledger
+    allow: Callable[[int, Callable[[], None]], list[int]], fault_report: FaultReport
 ) -> None:
     scan, _ = make_scan(rows=9)
     sizes = allow(20, cuda_is_full)
@@ -115,11 +115,11 @@ def test_a_quarter_of_the_batch_is_the_end(
     assert sorted(set(sizes), reverse=True)[:3] == [81, 41, 21]
     for word in ('batches of 21 patterns', '"Batch size" or "Window size"', '"Accelerator"'):
         assert word in str(caught.value)
-    ledger.record('CUDA runs out of memory even with small batches', str(caught.value), 'the product as it was')
+    fault_report.record('CUDA runs out of memory even with small batches', str(caught.value), 'the product as it was')
 
 
 def test_the_result_is_kept_when_its_metrics_need_too_much_memory(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ledger: Ledger
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault_report: FaultReport
 ) -> None:
     scan, _ = make_scan(rows=5)
     expected = refine(scan, CONFIG)
@@ -135,7 +135,7 @@ def test_the_result_is_kept_when_its_metrics_need_too_much_memory(
     assert found.metrics is None
     (said,) = [record.getMessage() for record in caplog.records if 'is complete' in record.getMessage()]
     assert 'bad_alloc' in said
-    ledger.record('memory runs out in the metrics', said, 'the product')
+    fault_report.record('memory runs out in the metrics', said, 'the product')
 
 
 def test_the_result_is_kept_when_a_half_scan_fails(
@@ -160,7 +160,7 @@ def test_the_result_is_kept_when_a_half_scan_fails(
 
 
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs /proc to set a limit')
-def test_patterns_beyond_the_limit_of_memory_are_one_sentence(ledger: Ledger) -> None:
+def test_patterns_beyond_the_limit_of_memory_are_one_sentence(fault_report: FaultReport) -> None:
     """As patterns of 2.9 GiB under "ulimit -v" of 4 GiB: the worker cannot map them."""
     scan = dataclasses.replace(make_scan(rows=2)[0], counts=np.zeros((300, 512, 512), dtype=np.uint16))
     with (
@@ -169,7 +169,7 @@ def test_patterns_beyond_the_limit_of_memory_are_one_sentence(ledger: Ledger) ->
     ):
         list(run_job(job, entry='tests.reliability.faults:read_beyond_the_limit'))
     assert '\n' not in str(caught.value)
-    ledger.record('the patterns are larger than the limit of memory', str(caught.value), 'the product as it was')
+    fault_report.record('the patterns are larger than the limit of memory', str(caught.value), 'the product as it was')
 
 
 def test_memory_that_runs_out_in_the_host_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
 from ptychopinn_torch_plugin.types import LossRecord, ReconstructionState
 from ptychopinn_torch_plugin.worker.job import Job, read_result, write_result
 from ptychopinn_torch_plugin.worker.messages import Message, Preview
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.models import untrained_model
 from tests.helpers.scans import make_scan
 from tests.host.conftest import make_reconstruct_input
@@ -69,7 +69,7 @@ def spoil_solver(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Solver], None]
 
 @pytest.mark.parametrize('harm', [break_object, break_probe, break_intensities])
 def test_a_refinement_that_diverges_alone_is_refused(
-    harm: Callable[[Solver], None], monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+    harm: Callable[[Solver], None], monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport
 ) -> None:
     spoil_solver(monkeypatch, harm)
     scan, _ = make_scan()
@@ -78,11 +78,11 @@ def test_a_refinement_that_diverges_alone_is_refused(
     assert 'diverged in epoch 2' in str(caught.value)
     assert '"Refine the probe"' in str(caught.value)
     what = harm.__name__.removeprefix('break_')
-    ledger.record(f'refinement makes the {what} infinite', str(caught.value), 'the product as it was')
+    fault_report.record(f'refinement makes the {what} infinite', str(caught.value), 'the product as it was')
 
 
 def test_the_object_of_the_network_survives_a_refinement_that_diverges(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ledger: Ledger
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault_report: FaultReport
 ) -> None:
     scan, _ = make_scan()
     model = untrained_model(CONFIG)
@@ -93,10 +93,10 @@ def test_the_object_of_the_network_survives_a_refinement_that_diverges(
     np.testing.assert_array_equal(found.object_array, network.object_array)
     (warning,) = [record.getMessage() for record in caplog.records if 'diverged' in record.getMessage()]
     assert warning.endswith('The result is the object of the network, not refined.')
-    ledger.record('refinement after the network diverges', warning, 'the object of the network')
+    fault_report.record('refinement after the network diverges', warning, 'the object of the network')
 
 
-def test_a_network_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+def test_a_network_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport) -> None:
     predict = Predictor.predict
 
     def spoiled(self: Predictor) -> ReconstructionState:
@@ -110,17 +110,18 @@ def test_a_network_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch, led
         reconstruct(scan, untrained_model(CONFIG), NETWORK_ALONE)
     assert '2 of ' in str(caught.value)
     assert 'its object are not finite' in str(caught.value)
-    ledger.record('the network makes the object infinite', str(caught.value), 'the product as it was')
+    fault_report.record('the network makes the object infinite', str(caught.value), 'the product as it was')
 
 
-# The host's side: whatever a worker hands over
+# The host's side: results of a worker
 
 
 def spoil_result(field: str) -> Callable[[Job], Generator[Message, None, None]]:
-    """A worker whose result has one number in ``field`` that is not finite."""
+    """Return a worker whose result has one number in ``field`` that is not finite."""
 
     def script(job: Job) -> Generator[Message, None, None]:
-        yield from finish(job)
+        *before, finished = finish(job)
+        yield from before
         result = read_result(job.folder)
         if field == 'losses':
             spoiled = replace(result, losses=(LossRecord(1, float('nan'), None),))
@@ -129,6 +130,7 @@ def spoil_result(field: str) -> Callable[[Job], Generator[Message, None, None]]:
             array.reshape(-1)[3] = np.nan
             spoiled = replace(result, **{field: array})
         write_result(job.folder, spoiled)
+        yield finished
 
     return script
 
@@ -136,7 +138,7 @@ def spoil_result(field: str) -> Callable[[Job], Generator[Message, None, None]]:
 def products(
     script: Callable[[Job], Generator[Message, None, None]], given: ReconstructInput, monkeypatch: pytest.MonkeyPatch
 ) -> list[ReconstructOutput]:
-    """What the host gets from "Refine" with a worker that plays ``script``."""
+    """Return the products that the host receives from "Refine" with a worker that runs ``script``."""
     monkeypatch.setattr(runs, 'run_job', FakeWorker(script))
     monkeypatch.setattr(runs, '_YIELD_INTERVAL_S', 0.0)
     *_, refiner = PtychoPINNPyTorchLibrary(SettingsRegistry())
@@ -146,16 +148,16 @@ def products(
 
 @pytest.mark.parametrize('field', ['object_array', 'probe', 'positions', 'losses'])
 def test_the_host_makes_no_product_of_it(
-    field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: Ledger
+    field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault_report: FaultReport
 ) -> None:
     with pytest.raises(ReconstructionError) as caught:
         products(spoil_result(field), make_reconstruct_input(), monkeypatch)
     name = field.removesuffix('_array')
     assert f'of its {name} are not finite, and no result is written' in str(caught.value)
-    ledger.record(f'the worker hands over a {name} with NaN', str(caught.value), 'the product as it was')
+    fault_report.record(f'the worker hands over a {name} with NaN', str(caught.value), 'the product as it was')
 
 
-def test_a_preview_with_nan_is_not_shown(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+def test_a_preview_with_nan_is_not_shown(monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport) -> None:
     given = make_reconstruct_input()
 
     def script(job: Job) -> Generator[Message, None, None]:
@@ -167,4 +169,4 @@ def test_a_preview_with_nan_is_not_shown(monkeypatch: pytest.MonkeyPatch, ledger
     outputs = products(script, given, monkeypatch)
     assert all(np.isfinite(output.product.object_.get_array()).all() for output in outputs)
     assert outputs[0].product is given.product
-    ledger.record('a preview holds NaN', 'nothing: the preview is left out', 'the product so far')
+    fault_report.record('a preview holds NaN', 'nothing: the preview is left out', 'the product so far')

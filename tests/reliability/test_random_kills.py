@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 
 KILLS = int(os.environ.get('KILLS', '3'))
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the program forks its trainings')
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_a_training_killed_at_any_moment_resumes_to_the_same_model(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_training_killed_at_any_moment_resumes_to_the_same_model(tmp_path: Path, fault_report: FaultReport) -> None:
     seed = int.from_bytes(os.urandom(4), 'big')
     root = Path(__file__).parents[2]
     done = subprocess.run(
@@ -35,6 +35,6 @@ def test_a_training_killed_at_any_moment_resumes_to_the_same_model(tmp_path: Pat
     found = json.loads(done.stdout.splitlines()[-1])
     assert found['kills'] == KILLS
     assert found['wrong'] == [], f'seed {seed}'
-    ledger.record(
+    fault_report.record(
         'SIGKILL at a random moment of a training', '(nothing)', 'a model that loads, and the state to resume from'
     )

@@ -27,7 +27,7 @@ from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.worker.job import Job, open_job
 from ptychopinn_torch_plugin.worker.messages import Finished, LogRecord, Progress
 from ptychopinn_torch_plugin.worker.parent import run_job
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.scans import make_scan as make_simulated_scan
 from tests.worker.conftest import make_scan
 from tests.worker.test_parent import is_running, wait_until_gone
@@ -119,7 +119,7 @@ def next_call_works() -> None:
 
 
 @pytest.mark.parametrize('fault', FAULTS)
-def test_a_dead_worker_is_one_exception(fault: str, tmp_path: Path, ledger: Ledger) -> None:
+def test_a_dead_worker_is_one_exception(fault: str, tmp_path: Path, fault_report: FaultReport) -> None:
     entry, words = FAULTS[fault]
     before = traces()
     error, seconds = run_until_it_fails(entry, DEFAULT, tmp_path)
@@ -128,11 +128,11 @@ def test_a_dead_worker_is_one_exception(fault: str, tmp_path: Path, ledger: Ledg
     assert traces() == before
     next_call_works()
     assert seconds < IN_TIME_S + 10, 'a busy machine takes its time'
-    ledger.record(fault, str(error), 'the model so far; the next call works', seconds)
+    fault_report.record(fault, str(error), 'the model so far; the next call works', seconds)
 
 
 @pytest.mark.parametrize('fault', HANGS)
-def test_a_hanging_worker_is_one_exception(fault: str, tmp_path: Path, ledger: Ledger) -> None:
+def test_a_hanging_worker_is_one_exception(fault: str, tmp_path: Path, fault_report: FaultReport) -> None:
     before = traces()
     error, seconds = run_until_it_fails(HANGS[fault], SHORT_LIMIT, tmp_path)
     for word in ('no progress for 3 s', '"silence_limit"', 'Last lines of its log: simulating the patterns'):
@@ -142,7 +142,7 @@ def test_a_hanging_worker_is_one_exception(fault: str, tmp_path: Path, ledger: L
     assert traces() == before
     next_call_works()
     assert seconds < LIMIT_S + IN_TIME_S + 10
-    ledger.record(fault, str(error), 'the model so far; the next call works', max(0.0, seconds - LIMIT_S))
+    fault_report.record(fault, str(error), 'the model so far; the next call works', max(0.0, seconds - LIMIT_S))
 
 
 def test_slow_work_is_no_hang(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_finished_worker_that_lingers_costs_no_result(tmp_path: Path) -> None:
     assert time.monotonic() - begun < IN_TIME_S + 10
 
 
-def test_processes_of_a_killed_worker_end_with_it(tmp_path: Path, ledger: Ledger) -> None:
+def test_processes_of_a_killed_worker_end_with_it(tmp_path: Path, fault_report: FaultReport) -> None:
     before, pids = traces(), []
     with pytest.raises(WorkerError), open_job('train', [make_scan()], DEFAULT, output_folder=tmp_path) as job:
         for message in run_job(job, entry='tests.reliability.faults:be_killed_with_a_helper'):
@@ -167,10 +167,10 @@ def test_processes_of_a_killed_worker_end_with_it(tmp_path: Path, ledger: Ledger
     assert len(pids) == 1
     assert wait_until_gone(pids[0], 2)
     assert traces() == before
-    ledger.record('it is killed while loaders of its own run', 'as above', 'no process is left', 0.0)
+    fault_report.record('it is killed while loaders of its own run', 'as above', 'no process is left', 0.0)
 
 
-def test_job_folders_of_dead_hosts_are_swept(ledger: Ledger) -> None:
+def test_job_folders_of_dead_hosts_are_swept(fault_report: FaultReport) -> None:
     machine, pid = writer_tag().split('-')
     dead = multiprocessing.get_context('spawn').Process(target=os.getpid)
     dead.start()
@@ -187,10 +187,12 @@ def test_job_folders_of_dead_hosts_are_swept(ledger: Ledger) -> None:
     with open_job('refine', [make_scan()], DEFAULT) as job:
         left = {path.name.removeprefix('ptychopinn-') for path in folder.glob('ptychopinn-*')}
         assert left == {'alive', 'foreign', 'odd', 'notes', job.folder.name.removeprefix('ptychopinn-')}
-    ledger.record('host and worker were killed together', 'nothing', 'their temporary folders go with the next call')
+    fault_report.record(
+        'host and worker were killed together', 'nothing', 'their temporary folders go with the next call'
+    )
 
 
-def test_the_best_model_survives_a_killed_training(tmp_path: Path, ledger: Ledger) -> None:
+def test_the_best_model_survives_a_killed_training(tmp_path: Path, fault_report: FaultReport) -> None:
     """The real engine behind the reconstructor that the host drives."""
     settings = SettingsRegistry()
     pinn, *_ = PtychoPINNPyTorchLibrary(settings)
@@ -216,7 +218,9 @@ def test_the_best_model_survives_a_killed_training(tmp_path: Path, ledger: Ledge
     assert pinn.is_model_loaded()
     assert len(load_model(tmp_path / 'trained' / 'model.safetensors').losses) >= 2
     assert 'Epoch 2 of 10000' in str(caught.value)
-    ledger.record('a training is killed after its second epoch', str(caught.value), 'the best model, loaded', seconds)
+    fault_report.record(
+        'a training is killed after its second epoch', str(caught.value), 'the best model, loaded', seconds
+    )
 
 
 WAYS_OUT = {
@@ -262,7 +266,7 @@ def test_every_way_out_says_what_was_kept(
     train_with: Callable[[str, list[str]], tuple[bool, str]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    ledger: Ledger,
+    fault_report: FaultReport,
 ) -> None:
     with caplog.at_level(logging.INFO):
         is_loaded, error = train_with(way, ['model', 'resume'])
@@ -271,7 +275,7 @@ def test_every_way_out_says_what_was_kept(
     assert is_loaded
     said = f'The best model of 2 epochs is {tmp_path / "model.safetensors"}.'
     assert f'{said} Training into the same folder resumes from there.' in caplog.messages
-    ledger.record(f'training ends by: {way}', said, 'the best model, and the state to resume from')
+    fault_report.record(f'training ends by: {way}', said, 'the best model, and the state to resume from')
 
 
 @pytest.mark.parametrize('way', ['return', 'SIGKILL'])

@@ -31,7 +31,7 @@ from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.training.resume import FORMAT_VERSION, HEADER_KEY
 from ptychopinn_torch_plugin.training.run import train
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.scans import make_scan
 
 from .runs import Recorder, small
@@ -88,7 +88,7 @@ def test_resumed_equals_uninterrupted(
     finished: int,
     whole: tuple[bytes, list[tuple[int, float, float | None]]],
     tmp_path: Path,
-    ledger: Ledger,
+    fault_report: FaultReport,
 ) -> None:
     scan, _ = make_scan()
     stopped = train([scan], config_of(), tmp_path, first)
@@ -103,7 +103,7 @@ def test_resumed_equals_uninterrupted(
     assert model.read_bytes() == content
     assert second.progress[0] == (finished * BATCHES + 1, EPOCHS * BATCHES)
     assert not (tmp_path / RESUME_FILE).exists()
-    ledger.record(
+    fault_report.record(
         f'Stop {where}', 'Resuming after epoch …, the last one that the stopped run finished.', 'model, state'
     )
 
@@ -211,7 +211,7 @@ def test_a_signal_finishes_the_batch_and_keeps_all(
     number: signal.Signals,
     whole: tuple[bytes, list[tuple[int, float, float | None]]],
     tmp_path: Path,
-    ledger: Ledger,
+    fault_report: FaultReport,
 ) -> None:
     """With a handler that asks the run to stop, as the command line and the worker set one."""
     asked: list[float] = []
@@ -236,13 +236,13 @@ def test_a_signal_finishes_the_batch_and_keeps_all(
     assert [record.epoch for record in load_model(model).losses] == [1]
     assert signal.getsignal(number) is before
     assert train([scan], config_of(), tmp_path).read_bytes() == whole[0]
-    ledger.record(
+    fault_report.record(
         f'{number.name} in training', 'The model is in ….', 'the best model, and the state to go on from', took
     )
 
 
 def test_a_kill_loses_the_epoch_under_way_and_a_job_of_a_cluster_is_no_exception(
-    whole: tuple[bytes, list[tuple[int, float, float | None]]], tmp_path: Path, ledger: Ledger
+    whole: tuple[bytes, list[tuple[int, float, float | None]]], tmp_path: Path, fault_report: FaultReport
 ) -> None:
     """In a SLURM job nothing is requeued, and no pickle is written or read; ``sbatch --signal`` sends SIGUSR1."""
     calls, scontrol = tmp_path / 'calls', tmp_path / 'bin' / 'scontrol'
@@ -268,7 +268,9 @@ def test_a_kill_loses_the_epoch_under_way_and_a_job_of_a_cluster_is_no_exception
         assert second.losses == whole[1]
         assert second.progress[0][0] == BATCHES + 1
         assert model.read_bytes() == whole[0]
-        ledger.record(f'{number.name} in training', '(nothing)', 'the best model, and the state of the last epoch')
+        fault_report.record(
+            f'{number.name} in training', '(nothing)', 'the best model, and the state of the last epoch'
+        )
     assert not calls.exists()
     assert hostile.read_bytes() == planted
     assert list(tmp_path.rglob('*.ckpt')) == [hostile]
@@ -296,11 +298,11 @@ def test_variables_of_a_cluster_change_nothing(
     assert len((tmp_path / 'training_log' / 'metrics.csv').read_text().splitlines()) == 2
 
 
-def test_must_resume_says_what_is_wrong(tmp_path: Path, ledger: Ledger) -> None:
+def test_must_resume_says_what_is_wrong(tmp_path: Path, fault_report: FaultReport) -> None:
     scan, _ = make_scan()
     with pytest.raises(ConfigurationError, match=r"resume = 'must'.*there is no resume.safetensors.*'auto'") as caught:
         train([scan], config_of(resume='must'), tmp_path, Recorder())
-    ledger.record('Resume = must, and no state', str(caught.value), 'nothing was there')
+    fault_report.record('Resume = must, and no state', str(caught.value), 'nothing was there')
     train([scan], config_of(), tmp_path, Recorder(stop_after=BATCHES + 1))
     assert (tmp_path / RESUME_FILE).is_file()
     with pytest.raises(ConfigurationError, match='training.learning_rate was 0.003 and is 0.001'):
@@ -408,7 +410,7 @@ def spoilt(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_a_state_that_is_damaged_is_refused_in_one_sentence(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, ledger: Ledger
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault_report: FaultReport
 ) -> None:
     scan, _ = make_scan()
     train([scan], config_of(), tmp_path / 'good', Recorder(stop_after=BATCHES + 1))
@@ -423,9 +425,9 @@ def test_a_state_that_is_damaged_is_refused_in_one_sentence(
         assert '\n' not in said and len(said) < 700, fault
         tried += 1
         if fault in ('cut in the tensors', 'a pickle'):
-            ledger.record(f'A resume state: {fault}', said, 'training starts anew')
+            fault_report.record(f'A resume state: {fault}', said, 'training starts anew')
     assert tried > 30
-    ledger.count(tried, 'resume states')
+    fault_report.count(tried, 'resume states')
     recorder = Recorder(stop_after=1)
     train([scan], config_of(), folder, recorder)
     assert recorder.progress[0][0] == 1
@@ -444,7 +446,7 @@ def test_a_link_to_another_state_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('what', ['loss', 'gradient'])
 def test_numbers_that_go_wrong_leave_the_last_good_model(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport
 ) -> None:
     calls: list[int] = []
 
@@ -464,4 +466,6 @@ def test_numbers_that_go_wrong_leave_the_last_good_model(
     model = load_model(tmp_path / 'model.safetensors')
     assert [record.epoch for record in model.losses] == [epoch for epoch, _, _ in recorder.losses] == [1]
     assert all(np.isfinite(array).all() for array in model.weights.values())
-    ledger.record(f'A {what} that is not finite', str(caught.value), 'the best model, and the state after its epoch')
+    fault_report.record(
+        f'A {what} that is not finite', str(caught.value), 'the best model, and the state after its epoch'
+    )

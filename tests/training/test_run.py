@@ -22,7 +22,7 @@ from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
 from ptychopinn_torch_plugin.training.run import train
-from tests.helpers.fault_report import Ledger
+from tests.helpers.fault_report import FaultReport
 from tests.helpers.scans import make_scan
 
 from .runs import Recorder, small
@@ -192,7 +192,7 @@ def test_loader_processes_make_the_same_model(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, fault_report: FaultReport) -> None:
     class Killer(Recorder):
         def on_progress(self, done: int, goal: int) -> None:
             super().on_progress(done, goal)
@@ -206,7 +206,7 @@ def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, ledger: Ledger
         train([make_scan()[0]], config, tmp_path, recorder)
     assert len(recorder.progress) < 10
     sentence = re.sub(r'\(.*?\):', '(…):', str(caught.value))  # torch's own words differ with the moment
-    ledger.record('A loader process is killed', sentence, 'the best model so far', group='The worker dies')
+    fault_report.record('A loader process is killed', sentence, 'the best model so far', group='The worker dies')
 
 
 def test_batches_may_be_accumulated(tmp_path: Path) -> None:
