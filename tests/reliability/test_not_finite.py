@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,7 @@ def spoil_result(field: str) -> Callable[[Job], Generator[Message, None, None]]:
             array = getattr(result, field).copy()
             array.reshape(-1)[3] = np.nan
             spoiled = replace(result, **{field: array})
+        shutil.rmtree(job.folder / 'result')  # a complete result is not written again
         write_result(job.folder, spoiled)
         yield finished
 

@@ -108,8 +108,8 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
     The object lies on the product's own grid with its pixel size and centre. The probe of the reconstruction, in the
     unitary convention (sum of ``|P|**2`` = photons per frame), replaces the old one and its OPR weights. The losses are
     the training losses of the model, one per epoch, or the deviances of a refinement. Refined positions replace the old
-    ones. Metadata are kept as they are: ``probe_photon_count`` is the user's value and may differ from the photons in
-    the new probe.
+    ones, and refined intensities become the photon counts of the positions. Metadata are kept as they are:
+    ``probe_photon_count`` of the product is the user's value and may differ from the photons in the new probe.
 
     Raises:
         InputError: object, probe or positions of the reconstruction do not fit the grids of the product.
@@ -126,10 +126,24 @@ def product_from_reconstruction(parameters: ReconstructInput, reconstruction: Re
         raise InputError(f'The reconstructed probe has shape {probe.shape} but the product needs (modes, *{expected}).')
     return replace(
         product,
-        probe_positions=_positions_at(product, reconstruction.positions),
+        probe_positions=_positions_of_product(product, reconstruction),
         object_=_object_like(product.object_, reconstruction.object_array),
         probes=ProbeSequence(probe[np.newaxis], None, product.probes.get_pixel_geometry().copy()),
         losses=[LossValue(int(record.epoch), float(record.training)) for record in reconstruction.losses],
+    )
+
+
+def _positions_of_product(product: Product, reconstruction: Reconstruction) -> ProbePositionSequence:
+    """Return the reconstructed positions, with the photons of each pattern where the intensities were refined."""
+    from ptychodus.api.probe_positions import ProbePositionSequence
+
+    positions = _positions_at(product, reconstruction.positions)
+    intensities = np.asarray(reconstruction.intensities, dtype=np.float64)
+    if np.isin(intensities, (0.0, 1.0)).all():  # not refined; 0 is an empty pattern
+        return positions
+    photons = intensities * float(np.sum(np.abs(reconstruction.probe) ** 2))
+    return ProbePositionSequence(
+        [replace(point, probe_photon_count=float(count)) for point, count in zip(positions, photons, strict=True)]
     )
 
 

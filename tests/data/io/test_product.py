@@ -220,6 +220,27 @@ def test_a_reconstruction_becomes_a_product_that_can_be_saved(input_of: InputMak
         product_from_reconstruction(parameters, replace(result, positions=result.positions[1:]))
 
 
+def test_refined_intensities_become_photon_counts_of_the_positions(input_of: InputMaker, tmp_path: Path) -> None:
+    parameters = input_of(shape=(24, 33))
+    scan = scan_from_reconstruct_input(parameters)
+    intensities = np.linspace(0.5, 1.5, scan.size, dtype=np.float32)
+    result = Reconstruction(
+        object_array=np.ones(scan.object_shape, dtype=np.complex64),
+        coverage=np.ones(scan.object_shape, dtype=np.bool_),
+        probe=np.ones((2, 24, 33), dtype=np.complex64),
+        positions=scan.positions,
+        intensities=intensities,
+        losses=(),
+    )
+    save_product(tmp_path / 'p.h5', product_from_reconstruction(parameters, result))
+    counts = load_product(tmp_path / 'p.h5').probe_positions.get_probe_photon_counts()
+    assert counts is not None
+    np.testing.assert_allclose(counts, intensities * 2 * 24 * 33, rtol=1e-6)
+    fixed = replace(result, intensities=np.ones(scan.size, dtype=np.float32))
+    kept = product_from_reconstruction(parameters, fixed).probe_positions
+    assert kept is parameters.product.probe_positions
+
+
 def test_refined_positions_go_into_the_product(input_of: InputMaker) -> None:
     parameters = input_of(shape=(24, 33))
     scan = scan_from_reconstruct_input(parameters)
