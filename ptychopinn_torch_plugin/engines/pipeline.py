@@ -80,7 +80,9 @@ def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> R
 def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Observer) -> Reconstruction:
     tensors = _tensors(scan, config, observer)
     state = initial_state(tensors, _chosen_probe(scan, model, config), config.probe.scale)
+    # Convolutions of channels-last arrays are up to twice as fast on a CPU.
     generator = model.build().to(tensors.device)
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's types
     steps = steps_of(generator, config.inference.steps)
     windows = windows_of(state, generator, model.config.data.group_size, config.inference)
     progress = _progress(scan, config, observer, network_steps=len(windows) * steps)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..physics.forward import PatternBatch
+from ..physics.kernels.reference import REFERENCE
 
 ObjectUpdate = Callable[[Tensor], Tensor]
 """Object array ``(B, h, w)`` complex to its update ``-1/4 dD/dO*`` of the same shape, not preconditioned."""
@@ -25,6 +26,9 @@ class Measurement(NamedTuple):
     """Initial object, ``(B, h, w)`` complex64: ones if nothing is known."""
     illumination: Tensor
     """Photons per pixel for a transparent object, ``(B, h, w)`` real."""
+    precondition: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = REFERENCE.precondition
+    """The preconditioner of :class:`~ptychopinn_torch_plugin.physics.kernels.sums.Kernels`; the default one can be
+    differentiated."""
 
 
 class Generator(nn.Module, ABC):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..physics.preconditioner import low_frequency_filter, precondition_low_frequencies
+from ..physics.preconditioner import low_frequency_filter
 from .base import Measurement
 
 OBJECT_STEP = 1.2
@@ -44,7 +44,7 @@ class PreconditionedUpdate:
     """The preconditioned object update of a measurement."""
 
     def __init__(self, measured: Measurement) -> None:
-        self._update = measured.update
+        self._update, self._precondition = measured.update, measured.precondition
         light = measured.illumination
         self.preconditioner = 1.0 / regularise(light)
         self.weight = light * self.preconditioner
@@ -53,7 +53,7 @@ class PreconditionedUpdate:
 
     def __call__(self, object_array: Tensor) -> Tensor:
         """Compute ``L(U / (W + e max W))`` at ``object_array``, ``(B, h, w)`` complex."""
-        return precondition_low_frequencies(self._update(object_array) * self.preconditioner, object_array, self._gain)
+        return self._precondition(self._update(object_array), self.preconditioner, object_array, self._gain)
 
 
 def local_phase(image: Tensor) -> Tensor:

@@ -70,4 +70,5 @@ class UNet(nn.Module):
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = block(torch.cat([functional.interpolate(x, scale_factor=2.0, mode='nearest'), skip], dim=1))
-        return functional.pixel_shuffle(self.head(x), self.unshuffle)[..., :height, :width]
+        answer = functional.pixel_shuffle(self.head(x), self.unshuffle)[..., :height, :width]
+        return answer.contiguous()  # channels-last convolutions leave an order that is slow for what follows
