@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from ..physics.kernels.selection import choose_kernels
 from ..storage.model_file import TrainedModel
 from ..types import LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
 from .devices import select_device, use_threads
+from .distributed import run_together
 from .geometry_search import search_geometry
 from .memory import with_smaller_batches
 from .network import Predictor, steps_of, windows_of
@@ -62,11 +64,7 @@ def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Ob
         ReconstructionError: the result is not finite.
         ConfigurationError: more steps were requested than the network of the model can take.
     """
-
-    def run(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
-        return _reconstruct(scan, model, config, observer)
-
-    return with_half_scans(run, scan, config, observer)
+    return run_together(partial(_reconstruct_parts, model), scan, config, observer)
 
 
 def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> Reconstruction:
@@ -74,6 +72,20 @@ def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> R
 
     Arguments and return value as in :func:`reconstruct`; the losses are the deviances of the epochs.
     """
+    return run_together(_refine_parts, scan, config, observer)
+
+
+def _reconstruct_parts(model: TrainedModel, scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    """Reconstruct the scan, and its half scans where configured; a function that other processes can call, too."""
+
+    def run(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+        return _reconstruct(scan, model, config, observer)
+
+    return with_half_scans(run, scan, config, observer)
+
+
+def _refine_parts(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    """As :func:`_reconstruct_parts`, by refinement alone."""
     return with_half_scans(_refine, scan, config, observer)
 
 
