@@ -141,8 +141,8 @@ def read_shard(text: str) -> Shard:
 def list_scans(paths: Sequence[Path], output: Path) -> list[BatchScan]:
     """Return the scans that ``paths`` stand for, in this order, each with its folder below ``output``.
 
-    A scan that is given itself has a folder of its own name; scans in a folder that is given have folders below the name
-    of that folder. A folder that holds no scan is listed, too: it fails when it is read, and the others do not.
+    A scan that is given itself has a folder of its own name. Scans in a folder that is given have folders below the
+    name of that folder. A folder that holds no scan is listed, too: it fails when it is read, and the others do not.
 
     Raises:
         ConfigurationError: two scans would have the same folder.
