@@ -78,8 +78,8 @@ class Processes:
     def tell(self, error: BaseException) -> None:
         """Send ``error`` to the other processes, which raise it in their next exchange.
 
-        They raise errors of this package as they are, and others as ``RuntimeError`` with the message (by which memory
-        that ran out is recognised). An error that came from another process is not sent again.
+        They raise errors of this package and ``MemoryError`` as they are, and others as ``RuntimeError`` with the same
+        message. An error that came from another process is not sent again.
         """
 
 
@@ -183,6 +183,8 @@ def _error_of(failures: Sequence[Failure | None]) -> Exception:
     kind = getattr(errors, failure.kind, None)
     if isinstance(kind, type) and issubclass(kind, PtychoPINNError):
         return kind(failure.message)
+    if failure.kind == 'MemoryError':
+        return MemoryError(failure.message)
     return RuntimeError(f'In process {rank} of {len(failures)}: {failure.kind}: {failure.message}')
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from ..errors import WorkerError
 from ..observer import Observer, SilentObserver
 from ..types import Reconstruction
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
 logger = logging.getLogger(__name__)
 
 Run = Callable[[RawScan, Config, Observer], Reconstruction]
@@ -41,18 +44,6 @@ END_TIMEOUT_S = 10.0
 """Time that a process has to end after the last exchange, seconds; then it is killed."""
 _POLL_S = 0.02
 _LOOPBACK_NAMES = ('lo', 'lo0')
-
-
-class Store(Protocol):
-    """A table of names and values that all processes see, of torch."""
-
-    port: int
-
-    def set(self, key: str, value: str) -> None:
-        """Give ``key`` a value."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all ``keys`` have a value."""
 
 
 class SharedArray(NamedTuple):
@@ -175,22 +166,23 @@ def _assist(number: int, size: int, port: int, first_process: int, run: Run, sca
     counts: object = scan.counts
     if isinstance(counts, SharedArray):
         scan = replace(scan, counts=counts.array())
+    quiet = config.inference.model_copy(update={'preview_interval': 0})
     try:
         with working_as(ConnectedProcesses(rank, size)):
-            run(scan, config, _AgreeingObserver(SilentObserver()))
+            run(scan, config.model_copy(update={'inference': quiet}), _AgreeingObserver(SilentObserver()))
     except Exception as error:
         logger.debug('Ended: %s', error)  # the first process has raised it
     finally:
         distributed.destroy_process_group()
 
 
-def _connect(store: Store, rank: int, size: int) -> None:
+def _connect(store: TCPStore, rank: int, size: int) -> None:
     distributed.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=timedelta(hours=1))
 
 
-def _store(port: int, *, is_first: bool) -> Store:
+def _store(port: int, *, is_first: bool) -> TCPStore:
     """Return the table by which the processes find each other; port 0 takes a free one."""
-    store: Store = distributed.TCPStore(  # type: ignore[attr-defined] # torch's own
+    store: TCPStore = distributed.TCPStore(  # type: ignore[attr-defined] # torch's own
         '127.0.0.1', port, is_master=is_first, wait_for_workers=False
     )
     return store
@@ -200,7 +192,7 @@ def _backend() -> str:
     return 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() and distributed.is_nccl_available() else 'gloo'
 
 
-def _wait_for(store: Store, others: list[Any]) -> None:
+def _wait_for(store: TCPStore, others: list[Any]) -> None:
     """Wait until every process has started, or one has ended: torch would wait for that one until its time limit."""
     deadline = time.monotonic() + START_TIMEOUT_S
     waiting = dict(enumerate(others, 1))

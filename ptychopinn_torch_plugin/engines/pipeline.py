@@ -34,7 +34,7 @@ from .devices import select_device, use_threads
 from .distributed import run_together
 from .geometry_search import search_geometry
 from .memory import with_smaller_batches
-from .network import Predictor, steps_of, windows_of
+from .network import Predictor, steps_of, turns_of, windows_of
 from .position_search import search_positions
 from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid
@@ -97,7 +97,7 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's types
     steps = steps_of(generator, config.inference.steps)
     windows = windows_of(state, generator, model.config.data.group_size, config.inference)
-    progress = _progress(scan, config, observer, network_steps=len(windows) * steps)
+    progress = _progress(scan, config, observer, network_steps=turns_of(windows, generator) * steps)
     count = sum(len(batch.indices) for batch in windows)
     logger.info(
         'Reconstructing %s (%d positions) on %s: %d steps of the network%s.',
