@@ -16,9 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from .. import errors
 from ..errors import PtychoPINNError, WorkerError
 
@@ -51,10 +48,9 @@ class Processes:
     local_size = 1
     """Number of processes on this machine."""
 
-    def share(self, count: int) -> npt.NDArray[np.int64]:
-        """Return this process's part of ``count`` items: a range of indices, possibly empty."""
-        part: npt.NDArray[np.int64] = np.array_split(np.arange(count), self.size)[self.rank]
-        return part
+    def share(self, count: int) -> range:
+        """Return this process's part of ``count`` items, possibly none."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace ``tensors``, real or complex, on one device, by their sums over all processes.

@@ -9,6 +9,7 @@ otherwise by gloo.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..config import Config
+from ..data.chunks import PatternFile
 from ..data.scan import RawScan
 from ..data.sharding import ConnectedProcesses, Processes, processes, working_as
 from ..errors import WorkerError
@@ -225,9 +228,12 @@ def _end(others: list[Any]) -> None:
 
 
 def _shareable(counts: Any) -> Any:  # noqa: ANN401 - an array, or what is read like one
-    """Return what a process on this machine can open: a file that is mapped, or shared memory."""
-    if not isinstance(counts, np.ndarray):  # reads its file itself
+    """Return what a process on this machine can open: the file of the patterns, or shared memory."""
+    if not isinstance(counts, np.ndarray):
         return counts
+    base: object = counts.base
+    if isinstance(counts, np.memmap) and isinstance(base, mmap.mmap) and counts.flags.c_contiguous:
+        return PatternFile(cast(Path, counts.filename), counts.dtype, cast(Any, counts.shape), counts.offset)
     content = torch.empty(counts.nbytes, dtype=torch.uint8)
     content.share_memory_()  # type: ignore[no-untyped-call] # torch's own
     content.numpy().view(counts.dtype).reshape(counts.shape)[...] = counts

@@ -67,7 +67,7 @@ def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -
         scale, photon_scale = _scales(tensors, state)
         sums = _Sums(tensors, state, scale, photon_scale)
         share = processes().share(tensors.size)
-        batches = np.array_split(share, math.ceil(share.size / batch_size)) if share.size else []
+        batches = np.array_split(np.array(share), math.ceil(len(share) / batch_size)) if share else []
         for part in _simulated(tensors, state, batches):
             sums.add(part)
         sums.sum_over_processes()

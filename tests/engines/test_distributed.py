@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,12 +33,17 @@ def alone(scan: RawScan) -> dict[str, Reconstruction]:
 
 @pytest.mark.parametrize('size', [2, 3])
 def test_the_number_of_processes_does_not_change_the_result(
-    size: int, scan: RawScan, alone: dict[str, Reconstruction]
+    size: int, scan: RawScan, alone: dict[str, Reconstruction], tmp_path: Path
 ) -> None:
-    """The same run tests what ends the processes: each start costs seconds. Of three, the last is killed in the end."""
+    """The same run tests what ends the processes: each start costs seconds.
+
+    Two processes get the patterns in shared memory. Three get a file that is mapped, and the last is killed in the end.
+    """
     found: list[object] = []
     run = partial(reconstructions_and_faults, found)
     if size == 3:
+        np.save(tmp_path / 'counts.npy', scan.counts)
+        scan = dataclasses.replace(scan, counts=np.load(tmp_path / 'counts.npy', mmap_mode='r'))
         with pytest.raises(WorkerError, match='One of the 3 processes that reconstruct the scan together has ended'):
             run_together(run, scan, configured(devices=3), None)
     else:
