@@ -21,21 +21,24 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..config import Config
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
-from ..errors import ConfigurationError, InputError, MissingDependencyError, PtychoPINNError
-from ..metrics import write_judgement
-from ..metrics.output import figures
+from ..errors import ConfigurationError, InputError, MissingDependencyError, OutputError, PtychoPINNError
+from ..metrics import write_metrics
+from ..metrics.output import numbers
 from ..observer import SilentObserver
 from ..storage.atomic import write_atomically
+from ..storage.folder_lock import locked
 from .codes import ExitCode
+from .commands import engine_imports
+from .context import CommandContext
 from .inputs import NPZ_SUFFIX, Loaded, find_scans, load_scan
 from .outputs import resolve_output, write_reconstruction
-from .result import Outcome, plain
+from .result import CommandResult, plain
 from .settings import read_config
-from .terminal import BarObserver, listening
+from .signals import StopSignals
+from .terminal import BarObserver, progress_bar
 
 if TYPE_CHECKING:
     from ..observer import Observer
-    from ..storage.model_file import TrainedModel
     from ..types import Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -88,42 +91,44 @@ class Summary:
     failed: list[dict[str, Any]] = field(default_factory=list)
 
 
-def batch(parsed: argparse.Namespace) -> Outcome:
+def batch(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct many scans; a signal ends the batch, and the same command continues it."""
     config = read_config(parsed.settings, parsed.set)
     if parsed.model is None and config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: a batch without a model (-m) needs at least one epoch.')
     if parsed.output.is_file() or parsed.output.suffix:
         raise ConfigurationError(f'-o {parsed.output}: a batch writes into a folder, give a name without a suffix.')
-    everything = list_scans(parsed.scans, parsed.output)
-    scans = parsed.shard.select(everything)
-    run, made_with = _prepare(parsed.model, config)
+    scans = parsed.shard.select(list_scans(parsed.scans, parsed.output))
+    signals = context.signals
+    run, made_with = _prepare(parsed.model, config, signals)
     waiting, summary = _divide(scans, made_with, again=parsed.again)
     start = time.perf_counter()
-    with listening('Batch', quiet=parsed.quiet) as observer:
-        for number, scan in enumerate(waiting, 1):
-            if observer.should_stop():
-                break
-            record = _reconstruct(scan, run, made_with, parsed, _ScanObserver(observer, number - 1, len(waiting)))
-            if record is None:  # stopped by a signal
-                break
-            (summary.done if record['state'] == 'done' else summary.failed).append(record)
-            _log_line(record, number, len(waiting))
-    left = len(scans) - len(summary.done) - len(summary.skipped) - len(summary.failed)
-    document = {
-        'output': parsed.output,
-        'model': parsed.model,
-        'shard': [parsed.shard.number, parsed.shard.count],
-        'reconstructed': len(summary.done),
-        'done_before': len(summary.skipped),
-        'failed': len(summary.failed),
-        'left': left,
-        'scans': [_without_log(record) for record in (*summary.skipped, *summary.done, *summary.failed)],
-        'seconds': round(time.perf_counter() - start, 3),
-        'interrupted_by': observer.interruption,
-    }
-    code = observer.code if observer.interruption else ExitCode.FAILED if summary.failed else ExitCode.DONE
-    return Outcome(document, _text(summary, left, observer), code)
+    with signals.deferred():
+        with progress_bar('Batch', signals, quiet=parsed.quiet) as observer:
+            for number, scan in enumerate(waiting, 1):
+                if observer.should_stop():
+                    break
+                context.written.watch(scan.record_file)
+                record = _reconstruct(scan, run, made_with, parsed, _ScanObserver(observer, number - 1, len(waiting)))
+                if record is None:  # a signal came
+                    break
+                (summary.done if record['state'] == 'done' else summary.failed).append(record)
+                _log_line(record, number, len(waiting))
+        left = len(scans) - len(summary.done) - len(summary.skipped) - len(summary.failed)
+        document = {
+            'output': parsed.output,
+            'model': parsed.model,
+            'shard': [parsed.shard.number, parsed.shard.count],
+            'reconstructed': len(summary.done),
+            'done_before': len(summary.skipped),
+            'failed': len(summary.failed),
+            'left': left,
+            'scans': [_without_log(record) for record in (*summary.skipped, *summary.done, *summary.failed)],
+            'seconds': round(time.perf_counter() - start, 3),
+            'interrupted_by': signals.received,
+        }
+        code = signals.exit_code or (ExitCode.FAILED if summary.failed else ExitCode.DONE)
+        return CommandResult(document, _text(summary, left, signals.received), code)
 
 
 def read_shard(text: str) -> Shard:
@@ -172,15 +177,11 @@ def _name_of(path: Path) -> str:
     return absolute.name if absolute.is_dir() else absolute.stem
 
 
-def _prepare(model_file: Path | None, config: Config) -> tuple[Run, dict[str, Any]]:
+def _prepare(model_file: Path | None, config: Config, signals: StopSignals) -> tuple[Run, dict[str, Any]]:
     """Load the engine and the model once; return the reconstruction of one scan, and what it is made with."""
-    from ..dependencies import missing
-
-    try:
+    with engine_imports(signals):
         from ..engines import pipeline
         from ..storage.model_file import load_model
-    except ImportError as error:
-        raise missing(error) from error
     settings = {
         section: getattr(config, section).model_dump(mode='json') for section in ('probe', 'inference', 'refinement')
     }
@@ -188,7 +189,7 @@ def _prepare(model_file: Path | None, config: Config) -> tuple[Run, dict[str, An
         settings['inference'].pop(name, None)
     if model_file is None:
         return lambda loaded, observer: pipeline.refine(loaded.scan, config, observer), {**settings, 'model': None}
-    model: TrainedModel = load_model(model_file)
+    model = load_model(model_file)
 
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
         return pipeline.reconstruct(loaded.scan, model, config, observer)
@@ -250,31 +251,45 @@ def _reconstruct(
     scan: BatchScan, run: Run, made_with: dict[str, Any], parsed: argparse.Namespace, observer: _ScanObserver
 ) -> dict[str, Any] | None:
     """Reconstruct one scan and write its product, metrics and record; None if a signal ended it."""
-    start = time.perf_counter()
     record: dict[str, Any] = {
         'state': 'started',
         'scan': str(scan.path.absolute()),
         'inputs': _inputs_of(scan.path),
         'made_with': made_with,
     }
+    try:
+        with locked(scan.folder, 'a reconstruction'):
+            return _reconstruct_locked(scan, run, record, parsed, observer)
+    except OutputError as error:  # another process works there, or the record cannot be written
+        return record | _failure(error) | {'log': []}
+
+
+def _reconstruct_locked(
+    scan: BatchScan, run: Run, record: dict[str, Any], parsed: argparse.Namespace, observer: _ScanObserver
+) -> dict[str, Any] | None:
+    start = time.perf_counter()
+    _write_record(scan.record_file, record)
     with _collected_log() as lines:
         try:
-            _write_record(scan.record_file, record)
             record |= _result_of(scan, run, parsed, observer)
         except (ConfigurationError, MissingDependencyError):
-            scan.record_file.unlink(missing_ok=True)
+            scan.record_file.unlink()
             raise  # every other scan would end the same way
         except Exception as error:  # one scan must not end the batch; what is no fault of the scan has its traceback
             if not isinstance(error, PtychoPINNError | OSError):
                 lines.extend(traceback.format_exception(error))
-            message = str(error) or type(error).__name__
-            record |= {'state': 'failed', 'error': {'type': type(error).__name__, 'message': message}}
-    if observer.should_stop() and 'output' not in record:
-        scan.record_file.unlink(missing_ok=True)
+            record |= _failure(error)
+    if record['state'] == 'started' or (record['state'] == 'failed' and observer.should_stop()):
+        scan.record_file.unlink()
         return None
     record |= {'seconds': round(time.perf_counter() - start, 3), 'log': lines}
     _write_record(scan.record_file, record)
     return record
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    message = str(error) or type(error).__name__
+    return {'state': 'failed', 'error': {'type': type(error).__name__, 'message': message}}
 
 
 def _result_of(scan: BatchScan, run: Run, parsed: argparse.Namespace, observer: _ScanObserver) -> dict[str, Any]:
@@ -286,13 +301,13 @@ def _result_of(scan: BatchScan, run: Run, parsed: argparse.Namespace, observer: 
         return {}
     write_reconstruction(output, loaded, result)
     pixel_m = loaded.geometry.object_pixel_m
-    write_judgement(scan.folder, result, pixel_m)
+    write_metrics(scan.folder, result, pixel_m)
     return {
         'state': 'done',
         'output': str(output.absolute()),
         'positions': loaded.scan.size,
         'coverage': float(result.coverage.mean()),
-        'judgement': None if result.metrics is None else figures(result.metrics, pixel_m),
+        'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
     }
 
 
@@ -408,14 +423,14 @@ def _log_line(record: dict[str, Any], number: int, count: int) -> None:
     )
 
 
-def _text(summary: Summary, left: int, observer: BarObserver) -> str:
+def _text(summary: Summary, left: int, ended_by: str | None) -> str:
     lines = [
-        f'{len(summary.done)} scans reconstructed, {len(summary.skipped)} were done before, '
-        f'{len(summary.failed)} failed, {left} left.'
+        f'Scans: {len(summary.done)} reconstructed, {len(summary.skipped)} done before, {len(summary.failed)} failed, '
+        f'{left} left.'
     ]
     lines += [f'failed: {record["scan"]}: {record["error"]["message"]}' for record in summary.failed]
-    if observer.interruption:
-        lines.append(f'{observer.interruption}: the same command continues the batch.')
+    if ended_by:
+        lines.append(f'{ended_by}: the same command continues the batch.')
     elif summary.failed:
         lines.append('The same command tries the failed scans again.')
     return '\n'.join(lines)

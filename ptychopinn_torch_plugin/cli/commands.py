@@ -39,7 +39,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
     signals = context.signals
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
-    with _engine_imports(signals):
+    with engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
@@ -71,7 +71,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan with a model; a signal ends the run with the object so far."""
     config = read_config(parsed.settings, parsed.set)
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import reconstruct as reconstruct_scan
         from ..storage.model_file import load_model
     model_file = parsed.model or _folder_of(parsed.scan) / MODEL_FILE
@@ -88,7 +88,7 @@ def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
     config = read_config(parsed.settings, parsed.set)
     if config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: refine needs at least one epoch.')
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import refine as refine_scan
 
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
@@ -151,7 +151,7 @@ def demo(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 
 
 @contextmanager
-def _engine_imports(signals: StopSignals) -> Iterator[None]:
+def engine_imports(signals: StopSignals) -> Iterator[None]:
     """Import parts of the engine inside; a signal that comes meanwhile ends the command after it, not inside torch."""
     from ..dependencies import is_own, missing
 

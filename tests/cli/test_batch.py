@@ -61,13 +61,14 @@ def test_a_failure_is_listed_and_the_others_are_reconstructed(
     day: Path, folder: Path, tmp_path: Path, run: Command, run_json: JsonCommand, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (day / 'scan1.npz').write_bytes(b'cut short')
+    (day / 'scan0.npz').unlink()
     model = tmp_path / 'model.safetensors'
     save_model(model, untrained_model(parse_config({'model': {'steps': 2, 'width': 4, 'levels': 1}})))
     output = tmp_path / 'out'
     words = ['batch', day, folder, tmp_path / 'absent', '-m', model, '-o', output, *REFINE]
     document = run_json(words)
     assert document['exit_code'] == 1
-    assert (document['reconstructed'], document['failed']) == (3, 2)
+    assert (document['reconstructed'], document['failed']) == (2, 2)
     assert {record['error']['type'] for record in document['scans'] if record['state'] == 'failed'} == {'InputError'}
     assert (output / 'scan' / 'product.h5').is_file()
     with np.load(output / 'day' / 'scan2' / 'reconstruction.npz') as result:
@@ -75,11 +76,11 @@ def test_a_failure_is_listed_and_the_others_are_reconstructed(
     record = json.loads((output / 'day' / 'scan2' / 'record.json').read_text())
     assert record['judgement'] == json.loads((output / 'day' / 'scan2' / 'judgement' / 'judgement.json').read_text())
     assert any('Refined 2 epochs' in line for line in record['log'])
-    shutil.copy(day / 'scan0.npz', day / 'scan1.npz')
+    shutil.copy(day / 'scan2.npz', day / 'scan1.npz')
     capsys.readouterr()
     assert run([*words[:2], *words[4:]]) == 0
     captured = capsys.readouterr()
-    assert captured.out == '1 scans reconstructed, 2 were done before, 0 failed, 0 left.\n'
+    assert captured.out == 'Scans: 1 reconstructed, 1 done before, 0 failed, 0 left.\n'
     assert 'Refined' not in captured.err
     assert f'1/1 {day / "scan1.npz"}: R-factor' in captured.err
 
@@ -110,13 +111,14 @@ def test_a_signal_leaves_the_scan_for_the_next_time(
         signal.raise_signal(signal.SIGTERM)
         return refine(*arguments)  # type: ignore[arg-type] # passed through
 
-    words = ['batch', day, '-o', tmp_path / 'out', *REFINE]
+    words = ['batch', day / 'scan0.npz', day / 'scan1.npz', '-o', tmp_path / 'out', '--shard', '1/2', *REFINE]
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, 'refine', interrupted)
         document = run_json(words)
     assert document['exit_code'] == 143
-    assert (document['interrupted_by'], document['reconstructed'], document['left']) == ('SIGTERM', 0, 3)
-    assert run_json(words)['reconstructed'] == 3
+    assert (document['interrupted_by'], document['reconstructed'], document['left']) == ('SIGTERM', 0, 1)
+    document = run_json(words)
+    assert (document['reconstructed'], document['left'], document['shard']) == (1, 0, [1, 2])
 
 
 def test_a_defect_in_one_scan_does_not_end_the_batch(
@@ -134,19 +136,18 @@ def test_a_defect_in_one_scan_does_not_end_the_batch(
         return refine(*arguments)  # type: ignore[arg-type] # passed through
 
     monkeypatch.setattr(pipeline, 'refine', fail_once)
-    assert run_json(['batch', day, '-o', tmp_path / 'out', *REFINE])['reconstructed'] == 2
-    record = json.loads((tmp_path / 'out' / 'day' / 'scan0' / 'record.json').read_text())
+    document = run_json(['batch', day / 'scan0.npz', day / 'scan1.npz', '-o', tmp_path / 'out', *REFINE])
+    assert (document['failed'], document['reconstructed']) == (1, 1)
+    record = json.loads((tmp_path / 'out' / 'scan0' / 'record.json').read_text())
     assert record['error'] == {'type': 'ZeroDivisionError', 'message': 'a defect'}
     assert 'fail_once' in ''.join(record['log'])
 
 
-def test_shards_share_the_scans(day: Path, tmp_path: Path, run_json: JsonCommand) -> None:
+def test_shards_share_the_scans(day: Path, tmp_path: Path) -> None:
     scans = list_scans([day], tmp_path)
     parts = [read_shard(f'{number}/2').select(scans) for number in (1, 2)]
     assert [scan.path.name for scan in parts[0]] == ['scan0.npz', 'scan2.npz']
     assert [scan.path.name for scan in parts[1]] == ['scan1.npz']
-    document = run_json(['batch', day, '-o', tmp_path / 'out', '--shard', '2/2', *REFINE])
-    assert (document['reconstructed'], document['left'], document['shard']) == (1, 0, [2, 2])
 
 
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1', '1/0', 'a/b', '-1/2'])
@@ -169,7 +170,7 @@ def test_two_scans_of_one_name_are_refused(day: Path, tmp_path: Path) -> None:
     ('words', 'message'),
     [
         (['-o', 'x.npz'], 'a batch writes into a folder'),
-        (['-o', 'out', '--set', 'refinement.refine_epochs=0'], 'needs epochs'),
+        (['-o', 'out', '--set', 'refinement.refine_epochs=0'], 'needs at least one epoch'),
         (['-o', 'out', '--set', 'inference.accelerator=mps'], 'accelerator'),
     ],
 )
