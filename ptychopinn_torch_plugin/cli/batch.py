@@ -295,7 +295,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 def _result_of(scan: BatchScan, run: Run, parsed: argparse.Namespace, observer: _ScanObserver) -> dict[str, Any]:
     has_product = scan.path.is_dir() or scan.path.suffix != NPZ_SUFFIX
     output = resolve_output(scan.folder, has_product=has_product)
-    loaded = load_scan(scan.path, parsed.read_as, parsed.nphotons)
+    loaded = load_scan(scan.path, parsed.read_as, parsed.nphotons, large_on_disk=True)
     result = run(loaded, observer)
     if observer.should_stop():  # the object is not complete
         return {}

@@ -178,7 +178,7 @@ def _write_result_of(
     has_product = parsed.scan.is_dir() or parsed.scan.suffix != NPZ_SUFFIX
     # Before the scan is read: an output that cannot be written is refused before hours of work.
     output = resolve_output(parsed.output, has_product=has_product)
-    loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons)
+    loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons, large_on_disk=True)
     context.written.watch(output, *metrics_files(output.parent))
     start = time.perf_counter()
     signals = context.signals

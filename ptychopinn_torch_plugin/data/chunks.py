@@ -49,6 +49,11 @@ class PatternFile:
         self._window = slice(0, shape[1]), slice(0, shape[2])
 
     @property
+    def source(self) -> object:
+        """The reader of the file, which all views share."""
+        return self._file
+
+    @property
     def path(self) -> Path:
         """The file."""
         return self._file.path
