@@ -36,6 +36,7 @@ from .result import CommandResult, plain
 from .settings import read_config
 from .signals import StopSignals
 from .terminal import BarObserver, progress_bar
+from .torchrun import is_one_of_several
 
 if TYPE_CHECKING:
     from ..observer import Observer
@@ -93,6 +94,10 @@ class Summary:
 
 def batch(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct many scans; a signal ends the batch, and the same command continues it."""
+    if is_one_of_several():
+        raise ConfigurationError(
+            'batch shares scans by --shard: start it without torchrun, for example as a job array.'
+        )
     config = read_config(parsed.settings, parsed.set)
     if parsed.model is None and config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: a batch without a model (-m) needs at least one epoch.')

@@ -27,6 +27,7 @@ from .result import CommandResult, table
 from .settings import read_config
 from .signals import StopSignals
 from .terminal import progress_bar
+from .torchrun import reporting_process
 
 if TYPE_CHECKING:
     from ..observer import Observer
@@ -178,31 +179,36 @@ def _write_result_of(
     has_product = parsed.scan.is_dir() or parsed.scan.suffix != NPZ_SUFFIX
     # Before the scan is read: an output that cannot be written is refused before hours of work.
     output = resolve_output(parsed.output, has_product=has_product)
-    loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons, large_on_disk=True)
-    context.written.watch(output, *metrics_files(output.parent))
-    start = time.perf_counter()
-    signals = context.signals
-    with signals.deferred():
-        with progress_bar(title, signals, quiet=parsed.quiet) as observer:
-            result = run(loaded, observer)
-        ended_by, code = signals.received, signals.exit_code
-        document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
-        write_reconstruction(output, loaded, result)
-        pixel_m = loaded.geometry.object_pixel_m
-        has_metrics = write_metrics(output.parent, result, pixel_m)
-        document |= {
-            'output': output,
-            'coverage': float(result.coverage.mean()),
-            'losses': [record.training for record in result.losses],
-            'judgement_folder': output.parent / FOLDER if has_metrics else None,
-            'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
-        }
-        text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
-        if result.metrics is not None:
-            text += f'\n{verdict(result.metrics)}'
-        if signals.received and not ended_by:
-            logger.warning('%s came after the reconstruction was complete: all files are written.', signals.received)
-        return CommandResult(document, text, code)
+    with reporting_process(parsed) as reports:
+        loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons, large_on_disk=True)
+        context.written.watch(output, *metrics_files(output.parent))
+        start = time.perf_counter()
+        signals = context.signals
+        with signals.deferred():
+            with progress_bar(title, signals, quiet=parsed.quiet) as observer:
+                result = run(loaded, observer)
+            if not reports:
+                return CommandResult()
+            ended_by, code = signals.received, signals.exit_code
+            document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
+            write_reconstruction(output, loaded, result)
+            pixel_m = loaded.geometry.object_pixel_m
+            has_metrics = write_metrics(output.parent, result, pixel_m)
+            document |= {
+                'output': output,
+                'coverage': float(result.coverage.mean()),
+                'losses': [record.training for record in result.losses],
+                'judgement_folder': output.parent / FOLDER if has_metrics else None,
+                'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
+            }
+            text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
+            if result.metrics is not None:
+                text += f'\n{verdict(result.metrics)}'
+            if signals.received and not ended_by:
+                logger.warning(
+                    '%s came after the reconstruction was complete: all files are written.', signals.received
+                )
+            return CommandResult(document, text, code)
 
 
 def _folder_of(scan: Path) -> Path:

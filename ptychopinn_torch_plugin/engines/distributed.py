@@ -85,12 +85,6 @@ def run_together(run: Run, scan: RawScan, config: Config, observer: Observer | N
         return run(scan, config, _AgreeingObserver(listener))
 
 
-def starts_of_environment() -> bool:
-    """Return whether ``torchrun``, or a scheduler like it, has started this process as one of several."""
-    names = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-    return all(name in os.environ for name in names) and os.environ['WORLD_SIZE'] != '1'
-
-
 @contextmanager
 def processes_of_environment() -> Iterator[Processes]:
     """Connect the processes that ``torchrun`` has started, and have them reconstruct together inside.
