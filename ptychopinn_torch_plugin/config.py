@@ -412,6 +412,15 @@ class InferenceConfig(_Frozen):
         unit='steps, 0 = off',
         ge=0,
     )
+    devices: int = setting(
+        1,
+        'Devices',
+        'Devices that reconstruct one scan together: GPUs, or processes on a CPU. Ignored where torchrun has started '
+        'the processes.',
+        unit='devices',
+        ge=1,
+        le=64,
+    )
     half_scans: bool = setting(
         False,
         'Compare half scans',

@@ -27,6 +27,7 @@ from .result import CommandResult, table
 from .settings import read_config
 from .signals import StopSignals
 from .terminal import progress_bar
+from .torchrun import reporting_process
 
 if TYPE_CHECKING:
     from ..observer import Observer
@@ -39,7 +40,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
     signals = context.signals
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
-    with _engine_imports(signals):
+    with engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
@@ -71,7 +72,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan with a model; a signal ends the run with the object so far."""
     config = read_config(parsed.settings, parsed.set)
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import reconstruct as reconstruct_scan
         from ..storage.model_file import load_model
     model_file = parsed.model or _folder_of(parsed.scan) / MODEL_FILE
@@ -88,7 +89,7 @@ def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
     config = read_config(parsed.settings, parsed.set)
     if config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: refine needs at least one epoch.')
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import refine as refine_scan
 
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
@@ -151,7 +152,7 @@ def demo(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 
 
 @contextmanager
-def _engine_imports(signals: StopSignals) -> Iterator[None]:
+def engine_imports(signals: StopSignals) -> Iterator[None]:
     """Import parts of the engine inside; a signal that comes meanwhile ends the command after it, not inside torch."""
     from ..dependencies import is_own, missing
 
@@ -178,31 +179,36 @@ def _write_result_of(
     has_product = parsed.scan.is_dir() or parsed.scan.suffix != NPZ_SUFFIX
     # Before the scan is read: an output that cannot be written is refused before hours of work.
     output = resolve_output(parsed.output, has_product=has_product)
-    loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons)
-    context.written.watch(output, *metrics_files(output.parent))
-    start = time.perf_counter()
-    signals = context.signals
-    with signals.deferred():
-        with progress_bar(title, signals, quiet=parsed.quiet) as observer:
-            result = run(loaded, observer)
-        ended_by, code = signals.received, signals.exit_code
-        document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
-        write_reconstruction(output, loaded, result)
-        pixel_m = loaded.geometry.object_pixel_m
-        has_metrics = write_metrics(output.parent, result, pixel_m)
-        document |= {
-            'output': output,
-            'coverage': float(result.coverage.mean()),
-            'losses': [record.training for record in result.losses],
-            'judgement_folder': output.parent / FOLDER if has_metrics else None,
-            'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
-        }
-        text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
-        if result.metrics is not None:
-            text += f'\n{verdict(result.metrics)}'
-        if signals.received and not ended_by:
-            logger.warning('%s came after the reconstruction was complete: all files are written.', signals.received)
-        return CommandResult(document, text, code)
+    with reporting_process(parsed) as reports:
+        loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons, large_on_disk=True)
+        context.written.watch(output, *metrics_files(output.parent))
+        start = time.perf_counter()
+        signals = context.signals
+        with signals.deferred():
+            with progress_bar(title, signals, quiet=parsed.quiet) as observer:
+                result = run(loaded, observer)
+            if not reports:
+                return CommandResult()
+            ended_by, code = signals.received, signals.exit_code
+            document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
+            write_reconstruction(output, loaded, result)
+            pixel_m = loaded.geometry.object_pixel_m
+            has_metrics = write_metrics(output.parent, result, pixel_m)
+            document |= {
+                'output': output,
+                'coverage': float(result.coverage.mean()),
+                'losses': [record.training for record in result.losses],
+                'judgement_folder': output.parent / FOLDER if has_metrics else None,
+                'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
+            }
+            text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
+            if result.metrics is not None:
+                text += f'\n{verdict(result.metrics)}'
+            if signals.received and not ended_by:
+                logger.warning(
+                    '%s came after the reconstruction was complete: all files are written.', signals.received
+                )
+            return CommandResult(document, text, code)
 
 
 def _folder_of(scan: Path) -> Path:

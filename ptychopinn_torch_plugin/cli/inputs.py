@@ -42,7 +42,13 @@ class Loaded:
     """The scan as Ptychodus read it, None for a training file."""
 
 
-def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float | None = None) -> Loaded:
+def load_scan(
+    path: Path,
+    read_as: DiffractionQuantity = 'auto',
+    nphotons: float | None = None,
+    *,
+    large_on_disk: bool = False,
+) -> Loaded:
     """Read one scan.
 
     Args:
@@ -50,6 +56,7 @@ def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float
         read_as: what ``diff3d`` of a training file holds, see
             :func:`~ptychopinn_torch_plugin.data.io.npz.read_training_npz`.
         nphotons: mean photons of a pattern, for amplitudes that were normalised.
+        large_on_disk: leave patterns of a folder that are too large for the memory on the disk.
 
     Raises:
         InputError: the scan does not exist or cannot be used.
@@ -59,7 +66,7 @@ def load_scan(path: Path, read_as: DiffractionQuantity = 'auto', nphotons: float
         return Loaded(path, scan, read_npz_geometry(path), None)
     if path.is_dir() or path.suffix in PRODUCT_SUFFIXES:
         folder, product_name = (path, PRODUCT_FILE) if path.is_dir() else (path.parent, path.name)
-        parameters = load_workflow_folder(folder, product_name)
+        parameters = load_workflow_folder(folder, product_name, large_on_disk=large_on_disk)
         scan = scan_from_reconstruct_input(parameters)
         return Loaded(path, scan, geometry_of_product(parameters.product, folder / DIFFRACTION_FILE), parameters)
     raise InputError(f'{path} is not a scan: give {HELP}.')

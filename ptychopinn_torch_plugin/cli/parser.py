@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 from .. import __version__
 from ..data.diffraction_quantity import DiffractionQuantity
 from ..storage.model_file import MODEL_FILE
-from . import commands
+from . import batch, commands
 from .codes import MEANINGS
 from .inputs import HELP
 from .settings import add_settings
@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('-q', '--quiet', action='store_true', help='print warnings and errors only')
     actions = parser.add_subparsers(required=True, metavar='COMMAND', dest='command')
     _add_engine(actions)
+    _add_batch(actions)
     _add_files(actions)
     _add_checks(actions)
     for action in actions.choices.values():
@@ -54,6 +55,28 @@ def _add_engine(actions: argparse._SubParsersAction[Any]) -> None:
         add_settings(action)
         _add_read_as(action)
         action.set_defaults(run=run)
+
+
+def _add_batch(actions: argparse._SubParsersAction[Any]) -> None:
+    action = actions.add_parser('batch', help='reconstruct many scans; started again, it skips those that are done')
+    action.add_argument('scans', nargs='+', type=Path, metavar='SCAN', help=f'{HELP}; or a folder of several of them')
+    action.add_argument(
+        '-m', '--model', type=Path, help='model file; without it, every scan is refined without a network'
+    )
+    action.add_argument(
+        '-o', '--output', type=Path, required=True, help='folder; the results of each scan are in a folder of its name'
+    )
+    action.add_argument(
+        '--shard',
+        type=batch.read_shard,
+        default=batch.Shard(),
+        metavar='I/N',
+        help='only every N-th scan from the I-th on, I from 1 to N: for the tasks of a job array',
+    )
+    action.add_argument('--again', action='store_true', help='also reconstruct the scans that are done')
+    add_settings(action)
+    _add_read_as(action)
+    action.set_defaults(run=batch.batch)
 
 
 def _add_files(actions: argparse._SubParsersAction[Any]) -> None:

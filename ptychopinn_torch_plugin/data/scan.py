@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..limits import physical_memory
+from .chunks import PatternFile, subset
 from .validation import (
     check_bad_pixels,
     check_count_values,
@@ -39,7 +40,8 @@ class RawScan:
     """
 
     counts: npt.NDArray[np.number]
-    """Photon counts, ``(n, H, W)``, any real dtype, zero frequency at ``(H // 2, W // 2)``."""
+    """Photon counts, ``(n, H, W)``, any real dtype, zero frequency at ``(H // 2, W // 2)``; in memory, or a
+    :class:`~ptychopinn_torch_plugin.data.chunks.PatternFile`, which is indexed like an array."""
 
     positions: npt.NDArray[np.float64]
     """Patch centres in pixels of the object grid, ``(n, 2)`` as (y, x); a pixel's centre is at its integer index."""
@@ -102,7 +104,7 @@ class RawScan:
         is_slice = last - first + 1 == chosen.size
         return replace(
             self,
-            counts=self.counts[first : last + 1] if is_slice else self.counts[chosen],
+            counts=self.counts[first : last + 1] if is_slice else subset(self.counts, chosen),
             positions=self.positions[chosen],
             empty=np.flatnonzero(np.isin(chosen, self.empty)),
         )
@@ -113,7 +115,7 @@ class RawScan:
 
 
 def make_raw_scan(
-    counts: npt.ArrayLike,
+    counts: npt.ArrayLike | PatternFile,
     positions: npt.ArrayLike,
     probe: npt.ArrayLike,
     *,
@@ -127,7 +129,8 @@ def make_raw_scan(
 
     Args:
         counts: photon counts ``(n, H, W)``, integers or floats of at most 64 bits, zero frequency at
-            ``(H // 2, W // 2)``; a memory map is read block by block.
+            ``(H // 2, W // 2)``; a memory map is read block by block, and a
+            :class:`~ptychopinn_torch_plugin.data.chunks.PatternFile` stays in its file.
         positions: patch centres ``(n, 2)`` as (y, x), pixels of the object grid.
         probe: complex wave, ``(H, W)``, ``(modes, H, W)`` or ``(coherent modes, modes, H, W)`` (the first coherent
             mode is taken); any scale.

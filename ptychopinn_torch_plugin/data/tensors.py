@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import KernelChoice
 from ..errors import InputError
+from ..limits import memory_limit
 from ..physics.forward import PatternBatch
 from ..physics.kernels.selection import choose_kernels
 from ..physics.kernels.sums import Kernels
@@ -27,7 +28,7 @@ from ..physics.propagation import quadratic_phase, shift_ramp
 from ..types import ReconstructionState
 from .scan import RawScan
 
-CACHE_BYTES = 2 * 2**30
+CACHE_BYTES = min(2 * 2**30, memory_limit() // 8)
 """Arrays that every epoch needs of all patterns are kept in memory up to this size; larger ones are computed again."""
 
 RESIDENT_SHARE = 0.5

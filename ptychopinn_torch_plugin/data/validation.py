@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..limits import MAX_PATTERN_PX, MIN_PATTERN_PX, physical_memory
+from .chunks import PatternFile
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def frame_blocks(counts: npt.NDArray[Any]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def check_pattern_stack(counts: npt.ArrayLike) -> npt.NDArray[np.number]:
+def check_pattern_stack(counts: npt.ArrayLike | PatternFile) -> npt.NDArray[np.number]:
     """Check type and shape of the patterns without reading a value.
 
     Args:
@@ -51,7 +52,9 @@ def check_pattern_stack(counts: npt.ArrayLike) -> npt.NDArray[np.number]:
     Raises:
         InputError: another dtype, not three axes, no pattern, or sides outside ``MIN_PATTERN_PX``..``MAX_PATTERN_PX``.
     """
-    stack: npt.NDArray[Any] = np.asanyarray(counts)
+    # It has all of an array that is used of patterns: shape, dtype, indexing by slices and numbers.
+    is_file = isinstance(counts, PatternFile)
+    stack = cast('npt.NDArray[Any]', counts) if is_file else np.asanyarray(counts)
     if stack.dtype.kind not in 'uif' or stack.dtype.itemsize > 8:
         raise InputError(
             f'counts has dtype {stack.dtype}: give photon counts as integers or floats of at most 64 bits.'

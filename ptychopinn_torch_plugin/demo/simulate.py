@@ -66,17 +66,14 @@ def simulate_scan(folder: Path, plan: ScanPlan) -> None:
     from ptychodus.api.assemble import AssembledDiffractionData
     from ptychodus.api.io import StandardFileLayout, save_diffraction_data, save_product
     from ptychodus.api.simulate.diffraction import generate_diffraction_data
-    from ptychodus.api.simulate.object import generate_uniform_object
 
     rng = np.random.default_rng(plan.seed)
-    geometry = _probe_geometry(plan)
-    positions = _positions(plan, geometry, rng)
-    object_geometry = _object_geometry(positions, geometry)
-    truth = _product(plan, positions, _probe(plan, geometry, 1.0), _sample(plan, object_geometry, rng))
+    truth, given = products_of(plan, rng)
 
     simulated = generate_diffraction_data(truth)
     detector = simulated.get_pixel_geometry()
-    unitary = (detector.width_m / geometry.pixel_width_m) * (detector.height_m / geometry.pixel_height_m)
+    pixel = truth.probes.get_pixel_geometry()
+    unitary = (detector.width_m / pixel.width_m) * (detector.height_m / pixel.height_m)
     counts = simulated.get_patterns() * unitary
     data = AssembledDiffractionData(
         simulated.get_indexes(),
@@ -84,14 +81,22 @@ def simulate_scan(folder: Path, plan: ScanPlan) -> None:
         detector,
         simulated.get_bad_pixels(),
     )
-    given = _product(
-        plan, positions, _probe(plan, geometry, plan.assumed_defocus_factor), generate_uniform_object(object_geometry)
-    )
-
     folder.mkdir(parents=True, exist_ok=True)
     save_diffraction_data(folder / StandardFileLayout.DIFFRACTION, data)
     save_product(folder / StandardFileLayout.PRODUCT, given)
     save_product(folder / TRUTH_FILE, truth)
+
+
+def products_of(plan: ScanPlan, rng: np.random.Generator) -> tuple[Product, Product]:
+    """Return the true product of a plan, and the product that is handed out, with a flat object."""
+    from ptychodus.api.simulate.object import generate_uniform_object
+
+    geometry = _probe_geometry(plan)
+    positions = _positions(plan, geometry, rng)
+    object_geometry = _object_geometry(positions, geometry)
+    truth = _product(plan, positions, _probe(plan, geometry, 1.0), _sample(plan, object_geometry, rng))
+    assumed = _probe(plan, geometry, plan.assumed_defocus_factor)
+    return truth, _product(plan, positions, assumed, generate_uniform_object(object_geometry))
 
 
 def _probe_geometry(plan: ScanPlan) -> ProbeGeometry:

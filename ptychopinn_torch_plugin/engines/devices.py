@@ -7,6 +7,7 @@ import os
 import torch
 
 from ..config import Accelerator
+from ..data.sharding import processes
 from ..errors import ConfigurationError
 
 
@@ -18,16 +19,29 @@ def select_device(accelerator: Accelerator) -> torch.device:
     """
     present = {'cpu': True, 'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
     if accelerator == 'auto':
-        return torch.device(next(name for name in ('cuda', 'mps', 'cpu') if present[name]))
+        accelerator = 'cuda' if present['cuda'] else 'mps' if present['mps'] and processes().size == 1 else 'cpu'
     if not present[accelerator]:
         raise ConfigurationError(
             f"accelerator = '{accelerator}': this machine has no such device that torch {torch.__version__} can use; "
             "choose 'auto' or 'cpu'."
         )
+    if accelerator != 'cpu' and processes().size > 1:
+        _take_own_device(accelerator)
     return torch.device(accelerator)
 
 
+def _take_own_device(accelerator: Accelerator) -> None:
+    """Use the GPU of this process's number on the machine."""
+    there = torch.cuda.device_count() if accelerator == 'cuda' else 0
+    if processes().local_size > there:
+        raise ConfigurationError(
+            f"accelerator = '{accelerator}': {processes().local_size} processes on this machine need one device each, "
+            f"and it has {there} that several processes can use; start fewer, or choose 'cpu'."
+        )
+    torch.cuda.set_device(processes().local_rank)
+
+
 def use_threads(threads: int) -> None:
-    """Let torch use ``threads`` CPU threads; 0 for every core that this process may run on."""
+    """Let torch use ``threads`` CPU threads; 0 for the cores of this process, divided among those that share a scan."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    torch.set_num_threads(threads or available or 1)
+    torch.set_num_threads(threads or max(1, (available or 1) // processes().local_size))

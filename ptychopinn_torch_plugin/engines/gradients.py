@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..data.sharding import processes
 from ..data.tensors import CACHE_BYTES, ScanTensors, free_device_bytes
 from ..physics.kernels.sums import Epoch, Gradients, Patterns, RefinedQuantities
 from ..physics.patches import split_positions
@@ -47,12 +48,13 @@ class GradientAccumulation:
             batch_size = min(batch_size, max(1, tensors.kernels.batch_bytes // wave_bytes))
         elif (free := free_device_bytes(tensors.device)) is not None:
             batch_size = gpu_batch_size(batch_size, wave_bytes, free)
-        self._batches = _slices(tensors.size, batch_size)
+        share = processes().share(tensors.size)
+        self._batches = _slices(share, batch_size)
         self._measured_pixels = tensors.good_pixels.sum() * tensors.size
         self._is_fixed = is_fixed
-        fits = 4 * tensors.size * pixels <= CACHE_BYTES
+        fits = 4 * len(share) * pixels <= CACHE_BYTES
         self._amplitudes: dict[int, Tensor] | None = {} if fits else None
-        fits = 16 * modes * tensors.size * pixels <= CACHE_BYTES
+        fits = 16 * modes * len(share) * pixels <= CACHE_BYTES
         self._probes: dict[int, Tensor] | None = {} if is_fixed and fits else None
         self._illumination: Tensor | None = None
 
@@ -80,6 +82,7 @@ class GradientAccumulation:
             return total
 
         total = sum_in_threads(self._batches, add, self._tensors.device)
+        _sum_over_processes(total)
         total.deviance /= self._measured_pixels
         if self._is_fixed:
             if self._illumination is None:
@@ -124,7 +127,16 @@ def gpu_batch_size(batch_size: int, wave_bytes: int, free_bytes: int) -> int:
     return max(batch_size, min(GPU_BATCHES * batch_size, fitting))
 
 
-def _slices(size: int, step: int) -> list[slice]:
-    """Divide ``size`` patterns into slices of at most ``step``, as equal as possible."""
+def _sum_over_processes(total: Gradients) -> None:
+    """Add the sums of the other processes, each over its own patterns."""
+    total.intensity_ratios -= 1  # 1 where another process has the pattern
+    sums = [total.object_update, total.illumination, total.probe_spectrum, total.transmittance]
+    processes().sum([*sums, total.position_steps, total.intensity_ratios, total.deviance])
+    total.intensity_ratios += 1
+
+
+def _slices(patterns: range, step: int) -> list[slice]:
+    """Divide ``patterns`` into slices of at most ``step``, as equal as possible."""
+    size, first = len(patterns), patterns.start
     count = math.ceil(size / step)
-    return [slice(number * size // count, (number + 1) * size // count) for number in range(count)]
+    return [slice(first + number * size // count, first + (number + 1) * size // count) for number in range(count)]

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ..data.sharding import processes
 from ..errors import MemoryLimitError
 from ..limits import says_out_of_memory
 
@@ -37,6 +38,7 @@ def with_smaller_batches(work: Callable[[int], Result], batch_size: int, what: s
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            processes().tell(error)  # all take smaller batches, not only the one whose memory ran out
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Here the error is gone, and with it the frames whose tensors it held.
         _free()

@@ -2,13 +2,14 @@
 
 The scan is divided into windows: one window, the whole scan, or groups like those of the training, as the generator
 requires. Windows of one size are reconstructed together, each in its own object array; the patterns of a large window
-are processed in batches, so memory does not grow with the scan. Then the objects of the windows are stitched.
+are processed in batches, so memory does not grow with the scan. Then the objects of the windows are stitched. Several
+processes reconstruct different windows at a time, or divide the positions of one window.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..config import InferenceConfig
 from ..data.grouping import compact_windows, nearest_neighbours
+from ..data.sharding import processes
 from ..data.tensors import CACHE_BYTES, ScanTensors, extent_of, patch_origins_of
 from ..errors import ConfigurationError
 from ..models.base import Generator, Measurement
@@ -147,13 +149,19 @@ class Predictor:
         self._origin, self._shape = extent_of(patch_origins_of(state), tensors.pattern_shape)
 
     def predict(self) -> ReconstructionState:
-        """Reconstruct the windows one after the other and return the state with the stitched object."""
+        """Reconstruct all windows and return the state with the stitched object, the same in every process."""
         stitcher = Stitcher(self._shape, self._tensors.device)
+        at_a_time = _windows_at_a_time(self._windows, self._generator)
         is_single = len(self._windows) == 1 and len(self._windows[0].indices) == 1
         with torch.inference_mode():
-            for windows in self._windows:
-                objects, photons = self._reconstruct(windows, preview=is_single)
-                self._stitch(stitcher, windows, objects, photons)
+            for first in range(0, len(self._windows), at_a_time):
+                turn = self._windows[first : first + at_a_time]
+                if at_a_time == 1:
+                    results = [self._reconstruct(turn[0], preview=is_single, divides_positions=True)]
+                else:
+                    results = self._reconstruct_one_each(turn)
+                for windows, (objects, photons) in zip(turn, results, strict=True):
+                    self._stitch(stitcher, windows, objects, photons)
                 if not is_single:
                     self._progress.preview(stitcher.result, self._origin)
                 if self._progress.should_stop():
@@ -162,11 +170,30 @@ class Predictor:
         # A tensor that was made in inference mode cannot enter a computation that is differentiated; a copy can.
         return replace(self._state, object_array=result.clone(), origin=self._origin)
 
-    def _reconstruct(self, windows: Windows, *, preview: bool) -> tuple[Tensor, Tensor]:
-        """Return the objects of some windows, and the photons on them, ``(B, h, w)``."""
-        batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size)
-        shape = (len(windows.indices), *windows.shape)
-        objects = torch.ones(shape, dtype=torch.complex64, device=self._tensors.device)
+    def _reconstruct_one_each(self, turn: Sequence[Windows]) -> list[tuple[Tensor, Tensor]]:
+        """Reconstruct one of ``turn`` in each process, and return objects and photons of all."""
+        rank = processes().rank
+        results = []
+        for windows in turn:
+            objects = torch.zeros(_shape_of(windows), dtype=torch.complex64, device=self._tensors.device)
+            results.append((objects, torch.zeros(objects.shape, device=objects.device)))
+        if rank < len(turn):
+            results[rank] = self._reconstruct(turn[rank], preview=False, divides_positions=False)
+        else:  # as many exchanges of flags as in the others
+            for _ in range(self._steps):
+                if self._progress.should_stop():
+                    break
+        processes().sum([array for pair in results for array in pair])
+        return results
+
+    def _reconstruct(self, windows: Windows, *, preview: bool, divides_positions: bool) -> tuple[Tensor, Tensor]:
+        """Return the objects of some windows, and the photons on them, ``(B, h, w)``.
+
+        With ``divides_positions``, every process computes the sums over its own part of the positions.
+        """
+        share = processes().share(windows.indices.shape[1]) if divides_positions else None
+        batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size, share)
+        objects = torch.ones(_shape_of(windows), dtype=torch.complex64, device=self._tensors.device)
         photons = batches.illumination(objects)
         precondition = self._tensors.kernels.precondition
         measured = Measurement(batches.object_update, batches, objects, photons, precondition)
@@ -188,20 +215,53 @@ class Predictor:
             stitcher.add_object(object_array * phase, weight, origin)
 
 
-class _WindowBatches:
-    """The patterns of some windows in batches; kept from step to step where memory allows."""
+def turns_of(windows: Sequence[Windows], generator: Generator) -> int:
+    """Return how often a process reconstructs windows, or its part of them, until all are reconstructed."""
+    return math.ceil(len(windows) / _windows_at_a_time(windows, generator))
 
-    def __init__(self, tensors: ScanTensors, state: ReconstructionState, windows: Windows, batch_size: int) -> None:
+
+def _windows_at_a_time(windows: Sequence[Windows], generator: Generator) -> int:
+    """Return the number of processes if each reconstructs windows of its own, 1 if they divide every window."""
+    size = processes().size
+    # An anchored generator needs every pattern of its window.
+    return size if generator.is_anchored or len(windows) >= size else 1
+
+
+def _shape_of(windows: Windows) -> tuple[int, int, int]:
+    return len(windows.indices), *windows.shape
+
+
+class _WindowBatches:
+    """The patterns of some windows in batches; kept from step to step where memory allows.
+
+    Args:
+        tensors: the scan on its device.
+        state: probe, positions and intensities.
+        windows: the windows.
+        batch_size: patterns in memory at a time.
+        share: the part of the positions of this process, whose sums are added to those of the others; None for all.
+    """
+
+    def __init__(
+        self,
+        tensors: ScanTensors,
+        state: ReconstructionState,
+        windows: Windows,
+        batch_size: int,
+        share: range | None,
+    ) -> None:
         self._tensors = tensors
         self._state = state
         self._windows = windows
+        self._is_shared = share is not None
+        indices = windows.indices if share is None else windows.indices[:, share.start : share.stop]
         threads = torch.get_num_threads() if tensors.device.type == 'cpu' else 1
-        count = max(threads, math.ceil(windows.indices.size / batch_size))
-        self._chunks = np.array_split(windows.indices, min(count, windows.indices.shape[1]), axis=1)
+        count = min(max(threads, math.ceil(indices.size / batch_size)), indices.shape[1])
+        self._chunks = np.array_split(indices, count, axis=1) if count else []
         self._numbers = range(len(self._chunks))
         modes, height, width = state.probe.shape
-        fits = windows.indices.size * height * width * (4 + 8 * modes) <= CACHE_BYTES
-        self._kept: dict[int, PatternBatch] | None = {} if fits or windows.indices.size <= batch_size else None
+        fits = indices.size * height * width * (4 + 8 * modes) <= CACHE_BYTES
+        self._kept: dict[int, PatternBatch] | None = {} if fits or indices.size <= batch_size else None
 
     def __iter__(self) -> Iterator[PatternBatch]:
         return map(self._batch, self._numbers)
@@ -236,7 +296,7 @@ class _WindowBatches:
                 self._tensors.kernels.add_object_update(objects, batch, total)
             return _Total(total)
 
-        return sum_in_threads(self._numbers, update_by, objects.device).array
+        return self._sum(update_by, objects)
 
     def illumination(self, objects: Tensor) -> Tensor:
         """Compute the photons on each pixel of object arrays ``(B, h, w)`` for a transparent object, real."""
@@ -247,7 +307,13 @@ class _WindowBatches:
                 self._tensors.kernels.add_illumination(batch.probes, batch.patch_origins, total)
             return _Total(total)
 
-        return sum_in_threads(self._numbers, photons_of, objects.device).array
+        return self._sum(photons_of, objects)
+
+    def _sum(self, sum_of: Callable[[Sequence[int]], _Total], objects: Tensor) -> Tensor:
+        total = sum_in_threads(self._numbers, sum_of, objects.device).array
+        if self._is_shared:
+            processes().sum([total])
+        return total
 
 
 class _Total:

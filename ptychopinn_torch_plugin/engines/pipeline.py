@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -30,9 +31,10 @@ from ..physics.kernels.selection import choose_kernels
 from ..storage.model_file import TrainedModel
 from ..types import LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
 from .devices import select_device, use_threads
+from .distributed import run_together
 from .geometry_search import search_geometry
 from .memory import with_smaller_batches
-from .network import Predictor, steps_of, windows_of
+from .network import Predictor, steps_of, turns_of, windows_of
 from .position_search import search_positions
 from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid
@@ -62,11 +64,7 @@ def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Ob
         ReconstructionError: the result is not finite.
         ConfigurationError: more steps were requested than the network of the model can take.
     """
-
-    def run(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
-        return _reconstruct(scan, model, config, observer)
-
-    return with_half_scans(run, scan, config, observer)
+    return run_together(partial(_reconstruct_parts, model), scan, config, observer)
 
 
 def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> Reconstruction:
@@ -74,6 +72,20 @@ def refine(scan: RawScan, config: Config, observer: Observer | None = None) -> R
 
     Arguments and return value as in :func:`reconstruct`; the losses are the deviances of the epochs.
     """
+    return run_together(_refine_parts, scan, config, observer)
+
+
+def _reconstruct_parts(model: TrainedModel, scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    """Reconstruct the scan, and its half scans where configured; a function that other processes can call, too."""
+
+    def run(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+        return _reconstruct(scan, model, config, observer)
+
+    return with_half_scans(run, scan, config, observer)
+
+
+def _refine_parts(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
+    """As :func:`_reconstruct_parts`, by refinement alone."""
     return with_half_scans(_refine, scan, config, observer)
 
 
@@ -85,7 +97,7 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's types
     steps = steps_of(generator, config.inference.steps)
     windows = windows_of(state, generator, model.config.data.group_size, config.inference)
-    progress = _progress(scan, config, observer, network_steps=len(windows) * steps)
+    progress = _progress(scan, config, observer, network_steps=turns_of(windows, generator) * steps)
     count = sum(len(batch.indices) for batch in windows)
     logger.info(
         'Reconstructing %s (%d positions) on %s: %d steps of the network%s.',

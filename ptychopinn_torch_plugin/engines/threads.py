@@ -35,7 +35,7 @@ def sum_in_threads(items: Sequence[Item], sum_of: Callable[[Sequence[Item]], Sum
         device: where it computes.
     """
     count = min(torch.get_num_threads(), len(items)) if device.type == 'cpu' else 1
-    if count == 1:
+    if count <= 1:
         with torch.no_grad():
             return sum_of(items)
     shares = [items[number * len(items) // count : (number + 1) * len(items) // count] for number in range(count)]

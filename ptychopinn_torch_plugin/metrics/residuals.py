@@ -23,7 +23,7 @@ The ratio of the sums over ``j`` of the measured and the expected ``|g_j|^2``, w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..data.sharding import processes
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..physics.forward import PatternBatch, Simulation, patch_updates, power, simulate
 from ..physics.patches import accumulate_patches, extract_window
@@ -65,9 +66,11 @@ def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -
         state = _covering_all_patches(state)
         scale, photon_scale = _scales(tensors, state)
         sums = _Sums(tensors, state, scale, photon_scale)
-        size = tensors.size
-        for part in _simulated(tensors, state, np.array_split(np.arange(size), max(1, math.ceil(size / batch_size)))):
+        share = processes().share(tensors.size)
+        batches = np.array_split(np.array(share), math.ceil(len(share) / batch_size)) if share else []
+        for part in _simulated(tensors, state, batches):
             sums.add(part)
+        sums.sum_over_processes()
         return sums.metrics()
 
 
@@ -124,6 +127,15 @@ class _Sums:
         self._difference_map += self._accumulate(light * difference.sum(dim=(-2, -1), keepdim=True), part)
         self._measured_map += self._accumulate(light * measured.sum(dim=(-2, -1), keepdim=True), part)
         self._add_uncertainty(part, root)
+
+    def sum_over_processes(self) -> None:
+        """Add the sums of the other processes, each over its own patterns."""
+        squares = torch.tensor([self._squared_residual, self._expected_square], device=self._tensors.device)
+        maps = [self._photons, self._squares, self._information, self._difference_map, self._measured_map]
+        gradients = [self._gradients, self._noise_gradients]
+        detector = [self._detector_difference, self._detector_measured, self._detector_noise]
+        processes().sum([*maps, *gradients, *detector, squares])
+        self._squared_residual, self._expected_square = squares.tolist()
 
     def _add_uncertainty(self, part: _Part, root: Tensor) -> None:
         good = self._tensors.good_pixels
@@ -202,7 +214,7 @@ def _covering_all_patches(state: ReconstructionState) -> ReconstructionState:
 
 
 def _simulated(
-    tensors: ScanTensors, state: ReconstructionState, parts: list[npt.NDArray[np.integer]]
+    tensors: ScanTensors, state: ReconstructionState, parts: Sequence[npt.NDArray[np.integer]]
 ) -> Iterator[_Part]:
     for indices in parts:
         batch = tensors.batch(state, indices)

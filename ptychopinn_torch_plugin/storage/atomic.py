@@ -58,7 +58,7 @@ def open_atomically(path: Path, size: int) -> Iterator[BinaryIO]:
         OutputError: the system cannot write (:class:`OSError`); the old file is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f'{_PREFIX}{writer_tag()}-{uuid4().hex[:8]}.tmp')
+    temporary = path.with_name(temporary_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -89,6 +89,11 @@ def sweep(folder: Path) -> None:
                 logger.debug('Removed %s, an unfinished file of a process that has ended.', file)
         except OSError as error:
             logger.debug('%s, of a process that has ended, cannot be removed: %s', file, error)
+
+
+def temporary_name() -> str:
+    """Return a new name for a temporary file of this process, which :func:`sweep` removes if the process dies."""
+    return f'{_PREFIX}{writer_tag()}-{uuid4().hex[:8]}.tmp'
 
 
 def writer_tag() -> str:

@@ -148,7 +148,7 @@ def test_half_of_a_workflow_folder_is_reported(
 def test_a_signal_while_torch_is_imported_ends_the_command_after_it() -> None:
     signals = StopSignals()
     imported = []
-    with signals, pytest.raises(Interrupted), commands._engine_imports(signals):
+    with signals, pytest.raises(Interrupted), commands.engine_imports(signals):
         signal.raise_signal(signal.SIGINT)
         imported.append('the rest of the module')
     assert imported

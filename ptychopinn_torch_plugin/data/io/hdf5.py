@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,14 @@ class Hdf5Array:
     attributes: Attributes
     values: npt.NDArray[Any] | None
     """The values; None where they were not asked for."""
+    offset: int | None = None
+    """Byte of the file at which the values begin, row-major and not compressed; None where they are stored otherwise,
+    or the offset was not asked for."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def get_values(self) -> npt.NDArray[Any]:
         """Return the values of an array that was read whole."""
@@ -73,7 +81,12 @@ class Hdf5Content:
 
 
 def read_hdf5(
-    path: Path, attributes: Collection[str], arrays: Collection[str], *, shapes_only: Collection[str] = ()
+    path: Path,
+    attributes: Collection[str],
+    arrays: Collection[str],
+    *,
+    shapes_only: Collection[str] = (),
+    offsets: Collection[str] = (),
 ) -> Hdf5Content:
     """Read attributes and arrays that lie in the root group of an HDF5 file.
 
@@ -82,6 +95,7 @@ def read_hdf5(
         attributes: names of attributes of the file and of its arrays.
         arrays: names of arrays.
         shapes_only: arrays whose values are not read.
+        offsets: arrays whose place in the file is returned.
 
     Raises:
         InputError: the file is missing, no regular file, no HDF5 or damaged; an array is a link, lies in other files,
@@ -94,9 +108,28 @@ def read_hdf5(
         'attributes': list(attributes),
         'arrays': list(arrays),
         'with_data': sorted(set(arrays) - set(shapes_only)),
+        'offsets': list(offsets),
     }
     with _reading_process(path, request) as process:
         return _receive(process, path, packed, request['with_data'])
+
+
+def copy_hdf5_array(path: Path, name: str, stream: BinaryIO) -> None:
+    """Write the values of the array ``name`` of an HDF5 file to ``stream``, row-major, a block at a time.
+
+    Raises:
+        InputError: as :func:`read_hdf5`; only the size is not limited.
+    """
+    request = {
+        'path': str(Path(path).absolute()),
+        'attributes': [],
+        'arrays': [name],
+        'with_data': [name],
+        'offsets': [],
+    }
+    with open_regular(path), _reading_process(path, request) as process:
+        (listed,) = json.loads(process.line())['arrays'].values()
+        process.copy(math.prod(listed['shape']) * np.dtype(listed['dtype']).itemsize, stream)
 
 
 def _receive(process: _ReadingProcess, path: Path, packed: int, with_data: Collection[str]) -> Hdf5Content:
@@ -114,6 +147,7 @@ def _receive(process: _ReadingProcess, path: Path, packed: int, with_data: Colle
                 dtype,
                 answer['arrays'][name]['attributes'],
                 process.array(shape, dtype) if name in with_data else None,
+                answer['arrays'][name]['offset'],
             )
             for name, (shape, dtype) in sizes.items()
         },
@@ -147,12 +181,22 @@ class _ReadingProcess:
             ) from error
         view = values.reshape(-1).view(np.uint8).data
         for start in range(0, len(view), _BLOCK_BYTES):
-            block = view[start : start + _BLOCK_BYTES]
-            with self._time_limit():
-                read = self._stream.readinto(block)  # type: ignore[attr-defined] # a buffered reader
-            if read < len(block):
-                raise self._failure()
+            self._fill(view[start : start + _BLOCK_BYTES])
         return values
+
+    def copy(self, size: int, stream: BinaryIO) -> None:
+        """Write the next ``size`` bytes of the answer to ``stream``."""
+        view = memoryview(bytearray(min(size, _BLOCK_BYTES)))
+        for start in range(0, size, _BLOCK_BYTES):
+            block = view[: size - start]
+            self._fill(block)
+            stream.write(block)
+
+    def _fill(self, block: memoryview) -> None:
+        with self._time_limit():
+            read = self._stream.readinto(block)  # type: ignore[attr-defined] # a buffered reader
+        if read < len(block):
+            raise self._failure()
 
     @property
     def _stream(self) -> IO[bytes]:

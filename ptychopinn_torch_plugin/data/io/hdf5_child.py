@@ -2,10 +2,10 @@
 
 The HDF5 library crashes or hangs on some damaged files: then this process ends, and not the one that shows the window.
 
-The request is one JSON text on the command line, ``{"path", "attributes", "arrays", "with_data"}``. The answer on
-standard output is one line of JSON that lists attributes and arrays, then the values of the arrays in this order,
-row-major, in the byte order of the listed dtypes. The reason why a file is not read is one line of JSON on standard
-error, with exit code :data:`REFUSED` or :data:`UNREADABLE`.
+The request is one JSON text on the command line, ``{"path", "attributes", "arrays", "with_data", "offsets"}``. The
+answer on standard output is one line of JSON that lists attributes and arrays, then the values of the arrays in this
+order, row-major, in the byte order of the listed dtypes. The reason why a file is not read is one line of JSON on
+standard error, with exit code :data:`REFUSED` or :data:`UNREADABLE`.
 
 Only what lies in the file itself is read: no link is followed, and arrays whose values lie in other files, or were
 never written, are refused before a value is read. This file is run by its path, so it imports nothing of the package.
@@ -87,6 +87,21 @@ def check_written(array: Any, name: str) -> None:  # noqa: ANN401 - h5py has no 
             raise RefusedError(f'{needed - written} of {needed} blocks of {name} were never written')
 
 
+def offset_of(array: Any, name: str, path: str) -> int | None:  # noqa: ANN401 - h5py has no types
+    """Return the byte of the file at which the values begin; None where they do not lie there one after the other."""
+    offset = array.id.get_offset()
+    if array.chunks is not None or offset is None or not array.size or not array.shape:
+        return None
+    check_written(array, name)
+    size = array.dtype.itemsize * math.prod(array.shape[1:])
+    with open(path, 'rb') as file:  # noqa: PTH123 - a path as it was requested
+        for number in (0, len(array) - 1):
+            file.seek(offset + number * size)
+            if file.read(size) != np.ascontiguousarray(array[number]).tobytes():
+                return None
+    return int(offset)
+
+
 def write_values(array: Any, stream: BinaryIO) -> None:  # noqa: ANN401 - h5py has no types
     """Write all values of the data set ``array`` to ``stream``, a block of whole chunks at a time."""
     if not array.shape:
@@ -110,6 +125,7 @@ def answer(request: dict[str, Any], stream: BinaryIO) -> None:
                     'shape': array.shape,
                     'dtype': array.dtype.str,
                     'attributes': {key: attribute(array, key, name) for key in request['attributes']},
+                    'offset': offset_of(array, name, request['path']) if name in request['offsets'] else None,
                 }
                 for name, array in found.items()
             },

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import InputError
+from ..chunks import PatternFile
 from ..scan import RawScan
 from .hdf5 import Attributes, Hdf5Array, Hdf5Content, read_hdf5
+from .large_patterns import is_large, patterns_on_disk
 from .product import scan_from_reconstruct_input
 
 if TYPE_CHECKING:
@@ -50,22 +53,26 @@ class DiffractionHeader:
     """Height and width of a detector pixel in metres."""
 
 
-def load_workflow_folder(folder: Path, product_name: str = PRODUCT_FILE) -> ReconstructInput:
+def load_workflow_folder(
+    folder: Path, product_name: str = PRODUCT_FILE, *, large_on_disk: bool = False
+) -> ReconstructInput:
     """Read a workflow folder, and pair patterns with positions by scan index as Ptychodus does.
 
     Args:
         folder: where the two files lie.
         product_name: another product in the folder than ``product.h5``.
+        large_on_disk: leave patterns that are too large for the memory on the disk; they are then a
+            :class:`~ptychopinn_torch_plugin.data.chunks.PatternFile`, which is indexed like an array.
 
     Raises:
         InputError: one of the two files is missing, is not HDF5, is damaged, or lacks an array or keeps it elsewhere;
             or no pattern has a position. The message names the file.
     """
-    from ptychodus.api.reconstruct import prepare_reconstruct_input
+    from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_input
 
     folder = Path(folder)
     product = read_product(folder / product_name)
-    patterns = _read_patterns(folder / DIFFRACTION_FILE)
+    patterns, on_disk = _read_patterns(folder / DIFFRACTION_FILE, large_on_disk=large_on_disk)
     try:
         parameters = prepare_reconstruct_input(patterns, product)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -79,7 +86,11 @@ def load_workflow_folder(folder: Path, product_name: str = PRODUCT_FILE) -> Reco
             '%s: %d of %d patterns have no position in %s and are left out.',
             folder / DIFFRACTION_FILE, given - paired, given, product_name,
         )  # fmt: skip
-    return parameters
+    if on_disk is None:
+        return parameters
+    counts, bad_pixels = on_disk
+    numbers = parameters.diffraction_patterns[:, 0, 0].astype(np.int64)
+    return ReconstructInput(cast(Any, counts.select(numbers)), bad_pixels, parameters.product)
 
 
 def read_workflow_folder(folder: Path) -> RawScan:
@@ -128,24 +139,37 @@ def read_diffraction_header(file: Path) -> DiffractionHeader:
         )
 
 
-def _read_patterns(file: Path) -> AssembledDiffractionData:
-    """Read a ``diffraction.h5`` as Ptychodus does; raises as :func:`read_product`."""
+def _read_patterns(
+    file: Path, *, large_on_disk: bool
+) -> tuple[AssembledDiffractionData, tuple[PatternFile, npt.NDArray[np.bool_]] | None]:
+    """Read a ``diffraction.h5`` as Ptychodus does; raises as :func:`read_product`.
+
+    Patterns that stay on the disk are returned with the bad pixels; in their place, the data hold the number of each
+    pattern as its one pixel.
+    """
     from ptychodus.api.assemble import AssembledDiffractionData
     from ptychodus.api.geometry import PixelGeometry
     from ptychodus.api.io import DiffractionFileKeys as Key
 
     names = [key.value for key in Key]
     with _named_refusals(file):
-        arrays = read_hdf5(file, names, names).arrays
+        on_disk = None
+        if large_on_disk:
+            arrays = read_hdf5(file, names, names, shapes_only=[Key.PATTERNS], offsets=[Key.PATTERNS]).arrays
+            if is_large(arrays[Key.PATTERNS]):
+                on_disk = patterns_on_disk(file, Key.PATTERNS, arrays[Key.PATTERNS])
+        if on_disk is None:
+            arrays = read_hdf5(file, names, names).arrays
         height_m, width_m = _detector_pixel_m(arrays[Key.PATTERNS])
-        photons = arrays.get(Key.PROBE_PHOTON_COUNTS)
-        return AssembledDiffractionData(
+        photons, bad_pixels = arrays.get(Key.PROBE_PHOTON_COUNTS), arrays[Key.BAD_PIXELS].get_values()
+        data = AssembledDiffractionData(
             arrays[Key.INDEXES].get_values(),
-            arrays[Key.PATTERNS].get_values(),
+            arrays[Key.PATTERNS].get_values() if on_disk is None else np.arange(len(on_disk))[:, None, None],
             PixelGeometry(width_m=width_m, height_m=height_m),
-            arrays[Key.BAD_PIXELS].get_values(),
+            bad_pixels if on_disk is None else np.zeros((1, 1), dtype=np.bool_),
             probe_photon_counts=None if photons is None else photons.get_values(),
         )
+        return data, None if on_disk is None else (on_disk, bad_pixels)
 
 
 def _detector_pixel_m(patterns: Hdf5Array) -> tuple[float, float]:
