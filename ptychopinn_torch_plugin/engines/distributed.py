@@ -122,6 +122,9 @@ class _AgreeingObserver:
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         self._observer.on_preview(object_array)
 
+    def on_result(self, reconstruction: Reconstruction) -> None:
+        self._observer.on_result(reconstruction)
+
     def should_stop(self) -> bool:
         return processes().agree(stop=self._observer.should_stop())
 

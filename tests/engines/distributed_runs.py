@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from ptychopinn_torch_plugin.types import Reconstruction
 from tests.helpers.models import untrained_model
 
 NETWORK = {'steps': 2, 'width': 4, 'levels': 1}
-ALONE = {'refinement': {'refine_epochs': 0}}
+ALONE: dict[str, Any] = {'refinement': {'refine_epochs': 0}}
 
 
 class StopAfter(SilentObserver):
