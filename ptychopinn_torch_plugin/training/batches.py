@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -181,22 +180,45 @@ class GroupDataset(Dataset[TrainingBatch]):
         return make_batch(self._scans[number], groups)
 
 
-class ValidationDataset(Dataset[TrainingBatch]):
+class TrainingBatches:
+    """The batches of a :class:`GroupSampler`, made in this process; Lightning finds the sampler by its name."""
+
+    def __init__(self, dataset: GroupDataset, sampler: GroupSampler) -> None:
+        self._dataset = dataset
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield the batches of the epoch."""
+        return map(self._dataset.__getitem__, self.sampler)
+
+
+class ValidationBatches:
     """Windows in which the network receives the training positions and the held-out ones are scored.
 
     Args:
         scans: the scans.
         held_out: held-out positions of each scan.
         group_size: size of the groups of the training.
+        should_stop: whether the run was asked to stop: the windows end early then.
     """
 
     def __init__(
-        self, scans: Sequence[TrainingScan], held_out: Sequence[npt.NDArray[np.integer]], group_size: int
+        self,
+        scans: Sequence[TrainingScan],
+        held_out: Sequence[npt.NDArray[np.integer]],
+        group_size: int,
+        should_stop: Callable[[], bool],
     ) -> None:
+        self._should_stop = should_stop
+        size = max(group_size, MIN_VALIDATION_WINDOW)
         self._windows = [
             (scan, window[~out], window[out])
             for scan, positions in zip(scans, held_out, strict=True)
-            for window in _windows(scan.tensors, max(group_size, MIN_VALIDATION_WINDOW))
+            for window in compact_windows(scan.tensors.scan.positions, min(size, scan.tensors.size))
             for out in [np.isin(window, positions)]
             if out.any() and not out.all()
         ]
@@ -205,27 +227,9 @@ class ValidationDataset(Dataset[TrainingBatch]):
         """Return the number of windows."""
         return len(self._windows)
 
-    def __getitem__(self, number: int) -> TrainingBatch:
-        """Make the batch of one window."""
-        scan, inputs, scored = self._windows[number]
-        return make_batch(scan, inputs[None], scored[None])
-
-
-class StoppableSampler(Sampler[int]):
-    """The numbers from 0 to ``size - 1`` in order; it ends early when the run is asked to stop."""
-
-    def __init__(self, size: int, should_stop: Callable[[], bool]) -> None:
-        self._size = size
-        self._should_stop = should_stop
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return self._size
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield the numbers."""
-        return takewhile(lambda _: not self._should_stop(), range(self._size))
-
-
-def _windows(tensors: ScanTensors, size: int) -> list[npt.NDArray[np.int32]]:
-    return compact_windows(tensors.scan.positions, min(size, tensors.size))
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield one batch of one window each; the same in every epoch."""
+        for scan, inputs, scored in self._windows:
+            if self._should_stop():
+                return
+            yield make_batch(scan, inputs[None], scored[None])

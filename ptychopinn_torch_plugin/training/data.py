@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..config import Config
 from ..data.grouping import hold_out_positions
 from ..errors import ConfigurationError
-from .batches import GroupDataset, GroupSampler, StoppableSampler, TrainingBatch, TrainingScan, ValidationDataset
+from .batches import GroupDataset, GroupSampler, TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
 
 PATTERNS_PER_STEP = 64
 """Patterns in one optimiser step where the settings leave the batch size open."""
@@ -48,8 +48,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size),
             config.training.seed,
         )
-        self._validation = ValidationDataset(scans, held_out, config.data.group_size)
-        self._windows = StoppableSampler(len(self._validation), should_stop)
+        self._validation = ValidationBatches(scans, held_out, config.data.group_size, should_stop)
 
     def resume(self, epoch: int) -> None:
         """Continue after so many finished epochs."""
@@ -69,7 +68,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
         """Return the batches of an epoch, the same ones in the same order for any number of loader processes."""
         execution = self._execution
         if execution.workers == 0:
-            return InProcessLoader(self._training, self._groups)
+            return TrainingBatches(self._training, self._groups)
         return DataLoader(
             self._training,
             batch_size=None,
@@ -87,29 +86,8 @@ class PtychoPINNDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> Iterable[TrainingBatch]:
-        """Return the validation windows, the same in every epoch; made in this process, where a stop is seen."""
-        return InProcessLoader(self._validation, self._windows)
-
-
-class InProcessLoader:
-    """Makes the batches of ``dataset`` in the order of ``sampler``, in this process.
-
-    Lightning finds the samplers by their names, as those of a data loader of torch.
-    """
-
-    batch_sampler = None
-
-    def __init__(self, dataset: Dataset[TrainingBatch], sampler: GroupSampler | StoppableSampler) -> None:
-        self._dataset = dataset
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        """Yield the batches."""
-        return map(self._dataset.__getitem__, self.sampler)
+        """Return the validation windows, the same in every epoch; made in this process, which sees a stop."""
+        return self._validation
 
 
 def _ignore_interrupts(_number: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ptychopinn_torch_plugin.config import DataConfig
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
-from ptychopinn_torch_plugin.training.batches import GroupSampler, StoppableSampler, TrainingScan
+from ptychopinn_torch_plugin.training.batches import GroupSampler, TrainingScan, ValidationBatches
 from tests.helpers.scans import make_scan
 
 
@@ -49,6 +49,14 @@ def test_an_epoch_has_every_training_position_as_an_anchor_and_no_other_position
     assert anchors_of(sampler) != [anchor for _, groups in batches for anchor in groups[:, 0].tolist()]
 
 
-def test_a_sampler_of_the_validation_ends_when_the_run_is_asked_to_stop() -> None:
-    answers = iter([False, False, True])
-    assert list(StoppableSampler(5, lambda: next(answers))) == [0, 1]
+def test_the_validation_has_every_held_out_position_once_and_ends_when_the_run_is_asked_to_stop(
+    scan: TrainingScan,
+) -> None:
+    held_out = np.array([3, 20, 21, 48])
+    answers = iter([False] * 100)
+    batches = ValidationBatches([scan], [held_out], 12, lambda: next(answers))
+    assert len(batches) == 2
+    assert sum(batch.scored.amplitudes.shape[1] for batch in batches) == len(held_out)
+    assert sum(batch.inputs.amplitudes.shape[1] for batch in batches) == scan.tensors.size - len(held_out)
+    answers = iter([False, True])
+    assert len(list(batches)) == 1

@@ -186,12 +186,12 @@ def holding_out(fraction: float = 0.05) -> Config:
 
 
 @pytest.mark.parametrize('fraction', [0.05, 0.0])
-def test_a_scan_that_is_held_out_judges_and_does_not_teach(fraction: float, tmp_path: Path) -> None:
-    teacher, judge = make_scan()[0], replace(make_scan(seed=5)[0], name='judge')
-    spoiled = replace(judge, counts=judge.counts[:, ::-1].copy())
+def test_a_held_out_scan_is_scored_and_not_trained_on(fraction: float, tmp_path: Path) -> None:
+    trained, scored = make_scan()[0], replace(make_scan(seed=5)[0], name='scored')
+    spoiled = replace(scored, counts=scored.counts[:, ::-1].copy())
     records = []
-    for number, last in enumerate((judge, spoiled)):
-        model = load_model(train([teacher, last], holding_out(fraction), tmp_path / str(number)))
+    for number, last in enumerate((scored, spoiled)):
+        model = load_model(train([trained, last], holding_out(fraction), tmp_path / str(number)))
         assert model.header.scans == ('test scan',)
         records.append((model.losses[0].training, model.losses[0].validation))
     assert records[0][0] == records[1][0]

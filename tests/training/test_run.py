@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkey
     """Validation is made to get worse after the second epoch: the file holds that epoch's weights, and all losses."""
     epoch_losses = iter([3.0, 1.0, 2.0, 5.0])
 
-    def judged(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+    def next_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
         return torch.tensor(losses[0])
 
     losses = [0.0]
@@ -162,7 +162,7 @@ def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkey
             if done % 2 == 0:  # the last batch of an epoch: its validation comes next
                 losses[0] = next(epoch_losses)
 
-    monkeypatch.setattr('ptychopinn_torch_plugin.training.module.pinn_validation_loss', judged)
+    monkeypatch.setattr('ptychopinn_torch_plugin.training.module.pinn_validation_loss', next_loss)
     scan, _ = make_scan()
     models = []
     for name, epochs in (('short', 2), ('long', 4)):
@@ -214,7 +214,7 @@ def test_batches_may_be_accumulated(tmp_path: Path) -> None:
     scan, _ = make_scan((32, 32), rows=6)
     weights = []
     for batch_size, accumulate in ((2, 1), (1, 2)):
-        # Every group is then the whole scan on the same canvas, and no random turn tells the batches apart.
+        # Every group is then the whole scan in the same object array, and no augmentation differs.
         config = small(
             data={'group_size': 36, 'neighbor_count': 35, 'groups_per_epoch': 2, 'validation_fraction': 0.0},
             training={'batch_size': batch_size, 'accumulate': accumulate, 'epochs': 1, 'scheduler': 'constant'},
@@ -263,9 +263,9 @@ def test_lower_precision_is_for_the_convolutions_only(
 
 
 def test_patience_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    coming = iter([3.0, 1.0, 2.0, 1.5, 0.5])
     monkeypatch.setattr(
-        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(judged))
+        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(coming))
     )
     recorder = Recorder()
     config = small(training={'epochs': 5, 'early_stop_patience': 2}, data={'validation_fraction': 0.02})
@@ -287,9 +287,9 @@ def test_the_best_epochs_are_kept(
     execution: dict[str, object], kept: list[int], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The validation is best in epoch 2, worst in 1; the training loss is made to grow."""
-    judged, calls = iter([4.0, 1.0, 3.0, 2.0]), iter(range(1, 100))
+    coming, calls = iter([4.0, 1.0, 3.0, 2.0]), iter(range(1, 100))
     monkeypatch.setattr(
-        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(judged))
+        'ptychopinn_torch_plugin.training.module.pinn_validation_loss', lambda *rest: torch.tensor(next(coming))
     )
     monkeypatch.setattr(
         'ptychopinn_torch_plugin.training.module.pinn_training_loss',
@@ -309,7 +309,7 @@ def test_the_best_epochs_are_kept(
         assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_loss_that_is_not_there_cannot_judge(tmp_path: Path) -> None:
+def test_a_loss_that_is_absent_cannot_be_monitored(tmp_path: Path) -> None:
     config = small(data={'validation_fraction': 0.0}, execution={'checkpoint_monitor': 'validation_loss'})
     with pytest.raises(ConfigurationError, match="checkpoint_monitor = 'validation_loss'.*no position is held out"):
         train([make_scan()[0]], config, tmp_path)
