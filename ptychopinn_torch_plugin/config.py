@@ -30,6 +30,15 @@ def setting(default: Any, label: str, tip: str, *, unit: str = '', **bounds: Any
     return Field(default, title=label, description=tip, json_schema_extra={'unit': unit}, **bounds)
 
 
+def _accelerator_setting(purpose: str) -> Any:  # noqa: ANN401 - pydantic's own type
+    return setting('auto', 'Accelerator', f'Device to {purpose} on. "auto" is a GPU if there is one.')
+
+
+def _threads_setting() -> Any:  # noqa: ANN401 - pydantic's own type
+    tip = 'Threads for the computation on a CPU. 0 uses all cores.'
+    return setting(0, 'CPU threads', tip, unit='0 = all cores', ge=0, le=1024)
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', strict=False, allow_inf_nan=False)
 
@@ -236,14 +245,7 @@ class TrainingConfig(_Frozen):
         ge=1,
         le=4096,
     )
-    threads: int = setting(
-        0,
-        'CPU threads',
-        'Threads for the computation on a CPU. 0 uses all cores.',
-        unit='0 = all cores',
-        ge=0,
-        le=1024,
-    )
+    threads: int = _threads_setting()
 
     @field_validator('devices')
     @classmethod
@@ -427,17 +429,8 @@ class InferenceConfig(_Frozen):
         'Also reconstruct the odd and the even positions separately, and report their Fourier ring correlation, which '
         'gives the resolution. Takes twice the time.',
     )
-    accelerator: Accelerator = setting(
-        'auto', 'Accelerator', 'Device to reconstruct on. "auto" is a GPU if there is one.'
-    )
-    threads: int = setting(
-        0,
-        'CPU threads',
-        'Threads for the computation on a CPU. 0 uses all cores.',
-        unit='0 = all cores',
-        ge=0,
-        le=1024,
-    )
+    accelerator: Accelerator = _accelerator_setting('reconstruct')
+    threads: int = _threads_setting()
 
     @field_validator('use_model_probe', mode='before')
     @classmethod
