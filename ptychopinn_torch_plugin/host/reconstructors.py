@@ -201,6 +201,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
 
         if output.has_model():
             self._model_file = output.model_file
+            logger.info('The %s model %s is loaded.', self._name, output.model_file)
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Reconstruct with the loaded model, then refine as the settings say; the last value yielded holds the result.
