@@ -174,6 +174,8 @@ def _assist(number: int, size: int, port: int, first_process: int, run: Run, sca
         logger.debug('Ended: %s', error)  # the first process has raised it
     finally:
         distributed.destroy_process_group()
+    # The first process waits for this one, which has nothing to write: the clean-up of torch and Python takes seconds.
+    os._exit(0)
 
 
 def _connect(store: TCPStore, rank: int, size: int) -> None:

@@ -129,6 +129,8 @@ def gpu_batch_size(batch_size: int, wave_bytes: int, free_bytes: int) -> int:
 
 def _sum_over_processes(total: Gradients) -> None:
     """Add the sums of the other processes, each over its own patterns."""
+    if processes().size == 1:
+        return
     total.intensity_ratios -= 1  # 1 where another process has the pattern
     sums = [total.object_update, total.illumination, total.probe_spectrum, total.transmittance]
     processes().sum([*sums, total.position_steps, total.intensity_ratios, total.deviance])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from ptychopinn_torch_plugin.types import Reconstruction
 from tests.helpers.models import untrained_model
 
 NETWORK = {'steps': 2, 'width': 4, 'levels': 1}
-ALONE: dict[str, Any] = {'refinement': {'refine_epochs': 0}}
+ALONE: dict[str, object] = {'refine_epochs': 0}
 
 
 class StopAfter(SilentObserver):
@@ -38,25 +37,34 @@ class StopAfter(SilentObserver):
         return processes().rank == self._rank and self.steps >= 2
 
 
-def configured(*, devices: int = 1, **sections: object) -> Config:
+def configured(
+    refinement: dict[str, object] | None = None, inference: dict[str, object] | None = None, devices: int = 1
+) -> Config:
     """Settings of one thread, so that every run adds up in the same order."""
-    inference = {'threads': 1, 'devices': devices, **sections.pop('inference', {})}  # type: ignore[dict-item]
-    return parse_config({'inference': inference, **sections})
+    return parse_config(
+        {'refinement': refinement or {}, 'inference': {'threads': 1, 'devices': devices, **(inference or {})}}
+    )
 
 
 def reconstructions(scan: RawScan) -> dict[str, Reconstruction]:
     """Reconstruct ``scan`` in every way that divides it differently."""
-    everything = {'refine_epochs': 6, 'positions_start': 2, 'refine_intensity': True, 'intensity_start': 3}
-    fixed = {'refine_epochs': 3, 'refine_probe': False, 'refine_positions': False, 'likelihood': 'poisson'}
+    everything: dict[str, object] = {
+        'refine_epochs': 6,
+        'positions_start': 2,
+        'refine_intensity': True,
+        'intensity_start': 3,
+    }
+    fixed: dict[str, object] = {'refine_epochs': 3, 'refine_probe': False, 'refine_positions': False}
+    fixed['likelihood'] = 'poisson'
     unrolled = untrained_model(parse_config({'model': NETWORK}))
     patch = untrained_model(parse_config({'model': {**NETWORK, 'generator': 'patch'}, 'data': {'group_size': 4}}))
     return {
         'everything': refine(scan, configured(refinement=everything)),
         'fixed, half scans': refine(scan, configured(refinement=fixed, inference={'half_scans': True})),
         'more processes than patterns': refine(scan.select(torch.arange(2).numpy()), configured(refinement=fixed)),
-        'one window': reconstruct(scan, unrolled, configured(**ALONE)),
-        'windows': reconstruct(scan, unrolled, configured(**ALONE, inference={'window_size': 8})),
-        'groups': reconstruct(scan, patch, configured(**ALONE, inference={'window_size': 4, 'batch_size': 16})),
+        'one window': reconstruct(scan, unrolled, configured(ALONE)),
+        'windows': reconstruct(scan, unrolled, configured(ALONE, {'window_size': 8})),
+        'groups': reconstruct(scan, patch, configured(ALONE, {'window_size': 4, 'batch_size': 16})),
     }
 
 
