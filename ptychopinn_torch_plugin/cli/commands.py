@@ -38,7 +38,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
     signals = context.signals
     config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
-    with _engine_imports(signals):
+    with engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.resume import RESUME_FILE
         from ..training.run import train as train_model
@@ -71,7 +71,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan with a model; a signal ends the run with the object so far."""
     config = read_config(parsed.settings, parsed.set)
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import reconstruct as reconstruct_scan
         from ..storage.model_file import load_model
     model_file = parsed.model or _folder_of(parsed.scan) / MODEL_FILE
@@ -88,7 +88,7 @@ def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
     config = read_config(parsed.settings, parsed.set)
     if config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: refine needs at least one epoch.')
-    with _engine_imports(context.signals):
+    with engine_imports(context.signals):
         from ..engines.pipeline import refine as refine_scan
 
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
@@ -106,12 +106,7 @@ def export(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
 
 def convert(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Turn a training file into a workflow folder, or any scan into a training file."""
-    given = BeamGeometry(
-        photon_energy_ev=parsed.photon_energy_ev,
-        detector_distance_m=parsed.detector_distance_m,
-        detector_pixel_m=_pair('detector_pixel_m', parsed.detector_pixel_m),
-        object_pixel_m=_pair('object_pixel_m', parsed.object_pixel_m),
-    )
+    given = given_geometry(parsed)
     loaded = load_scan(parsed.source, parsed.read_as, parsed.nphotons)
     loaded = dataclasses.replace(loaded, geometry=given.or_else(loaded.geometry))
     if parsed.output.suffix == NPZ_SUFFIX:
@@ -151,7 +146,7 @@ def demo(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 
 
 @contextmanager
-def _engine_imports(signals: StopSignals) -> Iterator[None]:
+def engine_imports(signals: StopSignals) -> Iterator[None]:
     """Import parts of the engine inside; a signal that comes meanwhile ends the command after it, not inside torch."""
     from ..dependencies import is_own, missing
 
@@ -230,6 +225,16 @@ def _converted(loaded: Loaded, output: Path, geometry: BeamGeometry, kind: str) 
     }
     rows = {key: value for key, value in document.items() if key != 'geometry'} | geometry.known()
     return CommandResult(document, table(rows))
+
+
+def given_geometry(parsed: argparse.Namespace) -> BeamGeometry:
+    """Return the geometry that the command line gives; None where it says nothing."""
+    return BeamGeometry(
+        photon_energy_ev=parsed.photon_energy_ev,
+        detector_distance_m=parsed.detector_distance_m,
+        detector_pixel_m=_pair('detector_pixel_m', parsed.detector_pixel_m),
+        object_pixel_m=_pair('object_pixel_m', parsed.object_pixel_m),
+    )
 
 
 def _pair(name: str, values: list[float] | None) -> tuple[float, float] | None:

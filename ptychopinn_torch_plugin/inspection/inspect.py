@@ -112,9 +112,7 @@ def inspect(
         factor = (detector.useful_side / searched.shape[0]) ** 2
         curvature = Value(curvature.value * factor, curvature.error * factor)
     report = Report(measurement.name, tuple(findings), tuple(proposals), time.perf_counter() - start)
-    return Inspection(
-        measurement, detector, report, found, orientation, curvature, centre, detector.useful_side
-    )
+    return Inspection(measurement, detector, report, found, orientation, curvature, centre, detector.useful_side)
 
 
 def _rounded_side(side: float) -> int:
@@ -183,9 +181,7 @@ def _detector_findings(measurement: Measurement, detector: DetectorReport) -> li
     ]  # fmt: skip
 
 
-def _detector_proposals(
-    measurement: Measurement, detector: DetectorReport, centre: tuple[int, int]
-) -> list[Proposal]:
+def _detector_proposals(measurement: Measurement, detector: DetectorReport, centre: tuple[int, int]) -> list[Proposal]:
     proposals = []
     if detector.dead + detector.hot + detector.saturated:
         proposals.append(
@@ -208,9 +204,7 @@ def _beam_px(parallax: Parallax, aperture: Aperture) -> float:
     return 2.0 * aperture.edge_px / abs(parallax.factor)
 
 
-def _near_field_finding(
-    measurement: Measurement, aperture: Aperture, parallax: Parallax | None
-) -> Finding | None:
+def _near_field_finding(measurement: Measurement, aperture: Aperture, parallax: Parallax | None) -> Finding | None:
     """Return why the patterns are near field; None where they are not."""
     if parallax is None or not parallax.is_significant:
         if not measurement.says_near_field:
@@ -311,7 +305,7 @@ def _defocus(measurement: Measurement, curvature: Value) -> tuple[str, dict[str,
     return text, {'defocus_m': value, 'defocus_error_m': error}
 
 
-def _geometry_findings(  # noqa: PLR0913 - one argument for each source
+def _geometry_findings(
     measurement: Measurement,
     found: Found,
     parallax: Parallax | None,
@@ -330,11 +324,10 @@ def _geometry_findings(  # noqa: PLR0913 - one argument for each source
         evidence += f' The shift of the shadow {"agrees" if agrees else "does not agree"}.'
     certain = found.is_certain
     is_changed = orientation != Orientation()
-    findings = [
+    return [
         Finding(
             'orientation',
-            f'Orientation of the patterns: {orientation.name}'
-            + ('.' if certain else '; this is not certain.'),
+            f'Orientation of the patterns: {orientation.name}' + ('.' if certain else '; this is not certain.'),
             evidence + f' {orientation.partner.name.capitalize()} with the defocus reversed explains the same patterns '
             f'by the conjugated object: {how}.',
             'notice' if is_changed and certain else 'good' if certain else 'notice',
@@ -378,7 +371,6 @@ def _geometry_findings(  # noqa: PLR0913 - one argument for each source
             {'modes': found.modes, 'shares': {str(number): share for number, share in found.shares.items()}},
         ),
     ]
-    return findings
 
 
 def _overlap_finding(measurement: Measurement, found: Found) -> Finding:
@@ -481,7 +473,9 @@ def _given_probe_finding(measurement: Measurement, search: Search, found: Found,
             'notice',
             values | {'scale_for_given_probe': scale},
         )
-    return Finding('given_probe', f'The given probe (defocus {text}) agrees with the patterns.', evidence, 'good', values)
+    return Finding(
+        'given_probe', f'The given probe (defocus {text}) agrees with the patterns.', evidence, 'good', values
+    )
 
 
 def _geometry_proposals(

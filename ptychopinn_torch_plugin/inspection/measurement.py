@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ class Orientation:
     rows_flipped: bool = False
     columns_flipped: bool = False
 
-    def apply(self, patterns: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def apply(self, patterns: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``patterns`` ``(..., H, W)`` with the axes changed; contiguous where they are."""
         if self.transposed:
             patterns = patterns.swapaxes(-1, -2)
@@ -79,7 +80,7 @@ class Measurement:
     name: str
     """Name in messages."""
 
-    geometry: BeamGeometry = BeamGeometry()
+    geometry: BeamGeometry = field(default_factory=BeamGeometry)
     """Energy, distance and pixel sizes as far as they are known."""
 
     probe: npt.NDArray[np.complexfloating] | None = None
@@ -116,18 +117,14 @@ class Measurement:
         source = tuple(
             slice(max(start, 0), min(start + side, there)) for start, there in zip(first, self.shape, strict=True)
         )
-        target = tuple(
-            slice(part.start - start, part.stop - start) for part, start in zip(source, first, strict=True)
-        )
+        target = tuple(slice(part.start - start, part.stop - start) for part, start in zip(source, first, strict=True))
         counts[(slice(None), *target)] = self.counts[(slice(None), *source)]
         bad[target] = self.bad_pixels[source]
         factors = np.array(self.shape) / side
         pixel = self.geometry.object_pixel_m
         geometry = self.geometry
         if pixel is not None:
-            geometry = replace(
-                geometry, object_pixel_m=(float(pixel[0] * factors[0]), float(pixel[1] * factors[1]))
-            )
+            geometry = replace(geometry, object_pixel_m=(float(pixel[0] * factors[0]), float(pixel[1] * factors[1])))
         return replace(
             self,
             counts=counts,

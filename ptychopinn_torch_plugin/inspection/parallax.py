@@ -1,9 +1,10 @@
 """Shift of the shadow with the stage: the linear map from positions to detector pixels, without a reconstruction.
 
-Out of focus, every pattern is also a magnified shadow of the object, and a step ``d`` of the sample shifts the shadow by
-``A d`` on the detector. ``A`` is one number times an orientation of the axes; its sign is that of the defocus. The
-number is found where the correlations of neighbouring patterns, each read at its own shift, have the largest mean. In
-the far field ``A = N / (curvature)`` detector pixels per object pixel; in the near field it is the magnification.
+Out of focus, every pattern is also a magnified shadow of the object, and a step ``d`` of the sample shifts the shadow
+by ``A d`` on the detector. ``A`` is one number times an orientation of the axes; its sign is opposite to that of the
+defocus. The number is found where the correlations of neighbouring patterns, each read at its own shift, have the
+largest mean. In the far field ``A = -N / curvature`` detector pixels per object pixel; in the near field it is the
+magnification.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def find_parallax(
     factors = np.geomspace(SMALLEST_SHIFT_PX / length, 0.45 * side / length, GRID)
     surfaces = _correlations(counts, pairs, mean, bad_pixels)
     table = {
-        (orientation, sign): np.stack([_read(surfaces, sign * value * steps @ orientation.matrix()) for value in factors])
+        (orientation, sign): np.stack(
+            [_read(surfaces, sign * value * steps @ orientation.matrix()) for value in factors]
+        )
         for orientation in DISTINCT
         for sign in (1.0, -1.0)
     }

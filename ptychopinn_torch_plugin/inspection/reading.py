@@ -135,10 +135,7 @@ def _from_cxi(path: Path, given: BeamGeometry, name: str) -> Measurement:
             counts = stack[()]
             translation = np.asarray(entry['sample_1/geometry_1/translation'][()], dtype=np.float64)
             mask = detector['mask'][()] != 0 if 'mask' in detector else None
-            values = {
-                'detector_distance_m': _scalar(detector, 'distance'),
-                'photon_energy_ev': _energy_ev(source),
-            }
+            distance, energy = _scalar(detector, 'distance'), _energy_ev(source)
             sides = [_scalar(detector, key) for key in ('y_pixel_size', 'x_pixel_size')]
     except (KeyError, OSError, TypeError, ValueError, RuntimeError) as error:
         reason = ' '.join(str(error).split())
@@ -147,7 +144,7 @@ def _from_cxi(path: Path, given: BeamGeometry, name: str) -> Measurement:
             'entry_1/sample_1/geometry_1/translation.'
         ) from error
     pixel = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
-    geometry = given.or_else(BeamGeometry(detector_pixel_m=pixel, **values))
+    geometry = given.or_else(BeamGeometry(energy, distance, pixel))
     return _measurement(counts, translation[:, 1::-1], mask, geometry, name, unit='m')
 
 
@@ -162,7 +159,7 @@ def _scalar(group: Any, key: str) -> float | None:  # noqa: ANN401 - an HDF5 gro
     return float(np.ravel(group[key][()])[0]) if key in group else None
 
 
-def _measurement(  # noqa: PLR0913 - one argument for each thing a file may hold
+def _measurement(
     counts: npt.ArrayLike,
     positions: npt.ArrayLike,
     bad_pixels: npt.ArrayLike | None,
@@ -190,13 +187,11 @@ def _measurement(  # noqa: PLR0913 - one argument for each thing a file may hold
             )
         places = places / np.array(geometry.object_pixel_m)
     usable = probe is not None and probe.shape[-2:] == shape and bool(np.isfinite(probe).all()) and bool(probe.any())
-    return Measurement(
-        stack, places, mask, name, geometry, probe if usable else None, says_near_field=says_near_field
-    )
+    return Measurement(stack, places, mask, name, geometry, probe if usable else None, says_near_field=says_near_field)
 
 
 def _with_object_pixel(geometry: BeamGeometry, shape: tuple[int, int]) -> BeamGeometry:
-    """Return ``geometry`` with the object pixel of the far field, where energy, distance and detector pixel are known."""
+    """Return ``geometry`` with the object pixel of the far field, where what it follows from is known."""
     energy, distance, pixel = geometry.photon_energy_ev, geometry.detector_distance_m, geometry.detector_pixel_m
     if geometry.object_pixel_m is not None or not (energy and distance and pixel):
         return geometry

@@ -71,9 +71,7 @@ class Report:
                 item.key: {'status': item.status, 'text': item.text, 'evidence': item.evidence, **item.values}
                 for item in self.findings
             },
-            'proposals': [
-                {'key': item.key, 'text': item.text, 'usual': item.is_usual} for item in self.proposals
-            ],
+            'proposals': [{'key': item.key, 'text': item.text, 'usual': item.is_usual} for item in self.proposals],
             'seconds': round(self.seconds, 2),
         }
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,7 @@ KEPT = 6
 """Candidates of the coarse search that are scored with all folds."""
 LINE_STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 """Trial values about the best one, in steps; a parabola goes through their scores."""
+ROTATION_STEPS_DEGREES = (1.0, 3.0)
 RELATIVE_STEP = 0.05
 LEAST_STEP_WAVES = 0.08
 GROUPS = 10
@@ -179,11 +181,13 @@ class Search:
             turned = (self._part if coarse else self._measurement).oriented(orientation)
             mean = np.asarray(orientation.apply(self._mean), dtype=np.float64)
             aperture = aperture_of(mean, turned.bad_pixels)
+            positions, grid = on_grid(turned)
             scan = make_raw_scan(
                 turned.counts,
-                turned.positions,
+                positions,
                 aperture.probe(0.0),
                 bad_pixels=turned.bad_pixels,
+                object_shape=grid,
                 name=turned.name,
             )
             self._scans[orientation, coarse] = scan, aperture
@@ -246,8 +250,8 @@ class Search:
     def _affine(self, best: Candidate) -> tuple[Value, Value]:
         """Return rotation and scale of the positions at the curvature of ``best``."""
 
-        def rotated(offset: float) -> Agreement:
-            angle = math.radians(offset)
+        def rotated(offset: float, step: float) -> Agreement:
+            angle = math.radians(step * offset)
             cosine, sine = math.cos(angle), math.sin(angle)
             matrix = np.array([[cosine, -sine], [sine, cosine]])
             return self.score(best.orientation, best.curvature, matrix).agreement
@@ -255,11 +259,14 @@ class Search:
         def scaled(offset: float) -> Agreement:
             return self.score(best.orientation, best.curvature, (1 + 0.02 * offset) * np.eye(2)).agreement
 
-        rotation, scale = best_along(rotated, widen=2.0), best_along(scaled, widen=2.0)
-        return (
-            Value(math.radians(rotation.value), math.radians(rotation.error)),
-            Value(1 + 0.02 * scale.value, 0.02 * scale.error),
-        )
+        # The width of the maximum depends on the object and the dose: the more certain of two widths counts.
+        angles = []
+        for step in ROTATION_STEPS_DEGREES:
+            found = best_along(partial(rotated, step=step), widen=2.0)
+            angles.append(Value(math.radians(step * found.value), math.radians(step * found.error)))
+        scale = best_along(scaled, widen=2.0)
+        rotation = min(angles, key=lambda item: item.error)
+        return rotation, Value(1 + 0.02 * scale.value, 0.02 * scale.error)
 
     def _modes(self, best: Candidate) -> tuple[int, dict[int, float]]:
         scan, aperture = self.scan(best.orientation)
@@ -302,8 +309,16 @@ def subset_of(measurement: Measurement, limit: int = MOST_SUBSET) -> Measurement
     return replace(measurement, counts=measurement.counts[lit], positions=measurement.positions[lit])
 
 
+def on_grid(measurement: Measurement) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
+    """Return the positions on an object grid that just holds every patch, and its shape ``(h, w)``."""
+    half = (np.array(measurement.shape) - 1) / 2
+    positions = measurement.positions - np.floor(measurement.positions.min(axis=0) - half)
+    height, width = (int(side) for side in np.ceil(positions.max(axis=0) + half + 1))
+    return positions, (height, width)
+
+
 def lead_of(best: Agreement, other: Agreement) -> float:
-    """Return by how many standard errors the correlation of ``best`` exceeds that of ``other``, on the same patterns."""
+    """Return by how many standard errors ``best`` correlates better than ``other``; both of the same patterns."""
 
     def difference(first: Agreement, second: Agreement) -> float:
         return first.correlation - second.correlation
@@ -368,8 +383,8 @@ def _correlation_of_tiles(
 ) -> Value:
     """Return the correlation of two images ``(h, w)`` where ``inside``; its error is a jackknife over square tiles."""
     y, x = np.indices(first.shape) // TILE_PX
-    tiles = (y * (x.max() + 1) + x)[inside]
-    sums = np.stack(
+    tiles: npt.NDArray[np.int64] = (y * (x.max() + 1) + x)[inside]
+    sums: npt.NDArray[np.float64] = np.stack(
         [
             np.bincount(tiles, weights=(one * other)[inside])
             for one, other in ((first, second), (first, first), (second, second))

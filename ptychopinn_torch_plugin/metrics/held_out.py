@@ -1,8 +1,8 @@
 """Agreement of predicted patterns with patterns that took no part in the reconstruction.
 
 A misfit to the patterns that were fitted becomes small for a wrong model too, where unknowns are many or photons are
-few. Patterns that were left out are predicted only as far as the model is right. With counts ``n``, prediction ``I`` and
-the mean pattern ``m`` of the scan, all three of the same sum, each pixel contributes in units of photon noise::
+few. Patterns that were left out are predicted only as far as the model is right. With counts ``n``, prediction ``I``
+and the mean pattern ``m`` of the scan, all three of the same sum, each pixel contributes in units of photon noise::
 
     x = (I - m) / sqrt(m + f),   y = (n - m) / sqrt(m + f)
 
