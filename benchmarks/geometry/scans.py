@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ptychopinn_torch_plugin.data.io.conversion import BeamGeometry
+from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan
 from ptychopinn_torch_plugin.inspection.measurement import Measurement, Orientation
 
-from ..faint.objects import clean_scan
+from ..faint.objects import CleanScan, clean_scan
 
 KINDS = ('photograph', 'text', 'grass', 'star', 'discs')
 DOSES = (1e3, 1e4, 1e5, 1e6)
@@ -40,13 +41,24 @@ class Unknown:
         return orientation == self.orientation.partner and curvature * self.curvature < 0
 
 
-def unknown_scan(number: int, photons: float, kind: str, *, rotated: bool = False, rows: int = 12) -> Unknown:
-    """Simulate scan ``number`` of ``kind`` with a random orientation and defocus."""
+def scan_plan(number: int, rows: int = 12) -> ScanPlan:
+    """Return the geometry of scan ``number``: a defocus of random size and sign."""
     rng = np.random.default_rng(7000 + number)
     sign, further = rng.choice([-1.0, 1.0]), rng.uniform(1.0, 1.8)
-    plan = ScanPlan(rows=rows, columns=rows, defocus_m=float(sign * further * DEFOCUS_M))
-    scan = clean_scan(kind, 50 + number, plan)
-    raw = scan.raw(photons, 900 + number)
+    return ScanPlan(rows=rows, columns=rows, defocus_m=float(sign * further * DEFOCUS_M))
+
+
+def known_scan(number: int, photons: float, kind: str) -> tuple[CleanScan, RawScan]:
+    """Simulate scan ``number`` of ``kind`` with its probe known."""
+    scan = clean_scan(kind, 50 + number, scan_plan(number))
+    return scan, scan.raw(photons, 900 + number)
+
+
+def unknown_scan(number: int, photons: float, kind: str, *, rotated: bool = False) -> Unknown:
+    """Simulate scan ``number`` of ``kind`` with a random orientation and, where ``rotated``, up to 5 degrees."""
+    plan = scan_plan(number)
+    scan, raw = known_scan(number, photons, kind)
+    rng = np.random.default_rng(8000 + number)
     right = Orientation(*(bool(bit) for bit in rng.integers(0, 2, 3)))
     inverse = next(item for item in _all() if np.allclose(item.matrix() @ right.matrix(), np.eye(2)))
     angle = math.radians(float(rng.uniform(-5, 5))) if rotated else 0.0
@@ -70,11 +82,6 @@ def unknown_scan(number: int, photons: float, kind: str, *, rotated: bool = Fals
         raise ValueError('The simulated scan has no energy.')
     curvature = wavelength * plan.defocus_m / (pixel.height_m * pixel.width_m)
     return Unknown(measurement, kind, photons, right, curvature, angle)
-
-
-def given(scan: Unknown, *, kept: bool = True) -> Measurement:
-    """Return the measurement with its patterns righted; ``kept`` is for symmetry of call sites."""
-    return replace(scan.measurement) if kept else scan.measurement.oriented(scan.orientation)
 
 
 def _all() -> list[Orientation]:

@@ -94,7 +94,7 @@ class HoldOut:
         return np.concatenate([numbers for _, numbers in self._parts])
 
     def agreement(self, probe: Modes | None = None, positions: Positions | None = None) -> Agreement:
-        """Predict the held-out patterns with ``probe`` ``(M, H, W)`` at ``positions`` ``(n, 2)``; None is that of the scan.
+        """Predict the held-out patterns with ``probe`` ``(M, H, W)`` at ``positions`` ``(n, 2)`` (None: the scan's).
 
         A combination that cannot be refined (its values are not finite) predicts nothing.
         """

@@ -1,4 +1,4 @@
-"""What a given probe says about itself: its curvature, and itself with the defocus reversed."""
+"""The curvature of a given probe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from .search import Value
 TRIALS = 81
 
 Modes = npt.NDArray[np.complexfloating]
-
-
-def reversed_defocus(modes: Modes) -> Modes:
-    """Return ``modes`` ``(M, N, N)`` with the sign of all phases in the aperture reversed: the defocus changes sign."""
-    spectrum = np.fft.fft2(np.fft.ifftshift(modes, axes=(-2, -1)))
-    return np.asarray(np.fft.fftshift(np.fft.ifft2(spectrum.conj()), axes=(-2, -1)))
 
 
 def curvature_of(modes: Modes, largest: float) -> Value:

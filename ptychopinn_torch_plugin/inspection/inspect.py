@@ -14,14 +14,16 @@ import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 
+from ..engines.verification import reversed_defocus
 from ..errors import InputError
+from ..metrics.held_out import lead_of
 from .aperture import LARGEST_PROBE, Aperture, aperture_of
 from .detector import DetectorReport, inspect_detector
-from .given_probe import curvature_of, reversed_defocus
+from .given_probe import curvature_of
 from .measurement import Measurement, Orientation
 from .parallax import Parallax, find_parallax
 from .report import Finding, Proposal, Report, metres, with_error
-from .search import CERTAIN, SUBSET_PIXELS, Found, Search, Value, lead_of, subset_of
+from .search import CERTAIN, SUBSET_PIXELS, Found, Search, Value, subset_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from ..data.grouping import compact_windows
 from ..data.scan import RawScan, make_raw_scan
 from ..engines.held_out import HoldOut, HoldOutPlan
-from ..metrics.held_out import Agreement
+from ..metrics.held_out import Agreement, jackknife, lead_of
 from .aperture import Aperture, aperture_of
 from .measurement import DISTINCT, Measurement, Orientation
 
@@ -50,8 +50,6 @@ LINE_STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 ROTATION_STEPS_DEGREES = (1.0, 3.0)
 RELATIVE_STEP = 0.05
 LEAST_STEP_WAVES = 0.08
-GROUPS = 10
-"""Groups of held-out patterns that are left out in turn for the error bars (jackknife)."""
 CERTAIN = 4.0
 """Standard errors by which the best candidate must lead."""
 MODES = (1, 2, 3, 4)
@@ -317,16 +315,6 @@ def on_grid(measurement: Measurement) -> tuple[npt.NDArray[np.float64], tuple[in
     return positions, (height, width)
 
 
-def lead_of(best: Agreement, other: Agreement) -> float:
-    """Return by how many standard errors ``best`` correlates better than ``other``; both of the same patterns."""
-
-    def difference(first: Agreement, second: Agreement) -> float:
-        return first.correlation - second.correlation
-
-    value, error = jackknife(difference, best, other)
-    return value / error if error > 0 else math.inf
-
-
 def is_better(more: Agreement, fewer: Agreement) -> bool:
     """Return whether ``more`` leaves clearly less of the signal unexplained than ``fewer``."""
 
@@ -364,18 +352,6 @@ def best_along(trial: Callable[[float], Agreement], widen: float = 0.0) -> Value
 
     value, error = jackknife(vertex, *trials)
     return Value(centre + value, error)
-
-
-def jackknife(function: Callable[..., float], *items: Agreement) -> tuple[float, float]:
-    """Return ``function`` of agreements on the same patterns, and its standard error over groups of the patterns."""
-    count = items[0].product.size
-    groups = min(GROUPS, count)
-    value = function(*items)
-    if groups < 2:
-        return value, math.inf
-    numbers = np.arange(count) % groups
-    values = np.array([function(*(item.without(numbers == group) for item in items)) for group in range(groups)])
-    return value, math.sqrt((groups - 1) / groups * float(np.square(values - values.mean()).sum()))
 
 
 def _correlation_of_tiles(

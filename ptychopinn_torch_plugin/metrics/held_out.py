@@ -15,6 +15,7 @@ The mean pattern is what is known without an object, so ``x = 0`` is a predictio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ import numpy.typing as npt
 
 FLOOR_PHOTONS = 0.05
 """``f``: limits the weight of a pixel that is hardly ever hit; the same floor as in the Poisson likelihood."""
+
+GROUPS = 10
+"""Groups of held-out patterns that are left out in turn for standard errors."""
 
 Sums = npt.NDArray[np.float64]
 
@@ -93,6 +97,28 @@ def agreement(
         measured=(y * y * weight).sum(axis=1, dtype=np.float64),
         noise=(counts * weight).sum(axis=1, dtype=np.float64),
     )
+
+
+def lead_of(best: Agreement, other: Agreement) -> float:
+    """Return by how many standard errors ``best`` correlates better than ``other``; both of the same patterns."""
+
+    def difference(first: Agreement, second: Agreement) -> float:
+        return first.correlation - second.correlation
+
+    value, error = jackknife(difference, best, other)
+    return value / error if error > 0 else math.inf
+
+
+def jackknife(function: Callable[..., float], *items: Agreement) -> tuple[float, float]:
+    """Return ``function`` of agreements on the same patterns, and its standard error over groups of the patterns."""
+    count = items[0].product.size
+    groups = min(GROUPS, count)
+    value = function(*items)
+    if groups < 2:
+        return value, math.inf
+    numbers = np.arange(count) % groups
+    values = np.array([function(*(item.without(numbers == group) for item in items)) for group in range(groups)])
+    return value, math.sqrt((groups - 1) / groups * float(np.square(values - values.mean()).sum()))
 
 
 def _ratio(numerator: float, denominator: float) -> float:
