@@ -27,6 +27,8 @@ SHARE = 0.2
 """Part of the scan that is used: with these plans it takes less than 15 % of a default refinement."""
 LEAST, MOST = 40, 144
 """Positions of that part."""
+PHOTONS = 1.5e5
+"""Photons that all patterns of that part hold together, as far as ``MOST`` allows: few photons need more patterns."""
 SEED = 0
 """Of the counts that are drawn from the model."""
 
@@ -72,7 +74,7 @@ def verify(
         should_stop: called after every epoch.
     """
     moved = replace(scan, positions=positions).without_empty()
-    part = compact_part(moved, int(np.clip(round(SHARE * moved.size), LEAST, MOST)))
+    part = compact_part(moved, _positions_for(moved))
     held = HoldOut(part, device, PLAN, should_stop)
     own = held.agreement(probe)
     drawn = held.simulate(probe, np.random.default_rng(SEED))
@@ -87,6 +89,11 @@ def verify(
             alternatives[name] = held.agreement(probe, turned)
             alternatives[name + AND_REVERSED] = held.agreement(reverse, turned)
     return found
+
+
+def _positions_for(scan: RawScan) -> int:
+    photons = float(scan.counts[:, ~scan.bad_pixels].sum(dtype=np.float64)) / scan.size
+    return int(np.clip(max(SHARE * scan.size, PHOTONS / photons), LEAST, MOST))
 
 
 def reversed_defocus(modes: Modes) -> Modes:

@@ -37,6 +37,9 @@ LITTLE_OVERLAP = 0.4
 """Linear overlap of neighbouring positions below which a reconstruction has more unknowns than counts determine."""
 CERTAIN_CONTRAST = 3.0
 """Standard errors by which the correlation of amplitude and phase must differ from zero."""
+NEAR_FIELD_RATIO = 2.0
+"""Width of the beam over that of the far-field array from which the patterns are near field: the shift of the shadow of
+a coarse structure can be wrong by a factor of 1.5. Between 1 and this, the search decides."""
 ROTATION_NOTICE = math.radians(0.5)
 SCALE_NOTICE = 0.03
 SIGNIFICANT = 4.0
@@ -216,7 +219,7 @@ def _near_field_finding(measurement: Measurement, aperture: Aperture, parallax: 
             'far_field of the product is False.', 'problem', {'near_field': True},
         )  # fmt: skip
     beam, side = _beam_px(parallax, aperture), measurement.shape[0]
-    if beam <= side and not measurement.says_near_field:
+    if beam <= NEAR_FIELD_RATIO * side and not measurement.says_near_field:
         return None
     pixel = measurement.geometry.object_pixel_m
     lengths = '' if pixel is None else (
