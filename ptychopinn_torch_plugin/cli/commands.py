@@ -107,12 +107,7 @@ def export(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
 
 def convert(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Turn a training file into a workflow folder, or any scan into a training file."""
-    given = BeamGeometry(
-        photon_energy_ev=parsed.photon_energy_ev,
-        detector_distance_m=parsed.detector_distance_m,
-        detector_pixel_m=_pair('detector_pixel_m', parsed.detector_pixel_m),
-        object_pixel_m=_pair('object_pixel_m', parsed.object_pixel_m),
-    )
+    given = given_geometry(parsed)
     loaded = load_scan(parsed.source, parsed.read_as, parsed.nphotons)
     loaded = dataclasses.replace(loaded, geometry=given.or_else(loaded.geometry))
     if parsed.output.suffix == NPZ_SUFFIX:
@@ -236,6 +231,16 @@ def _converted(loaded: Loaded, output: Path, geometry: BeamGeometry, kind: str) 
     }
     rows = {key: value for key, value in document.items() if key != 'geometry'} | geometry.known()
     return CommandResult(document, table(rows))
+
+
+def given_geometry(parsed: argparse.Namespace) -> BeamGeometry:
+    """Return the geometry that the command line gives; None where it says nothing."""
+    return BeamGeometry(
+        photon_energy_ev=parsed.photon_energy_ev,
+        detector_distance_m=parsed.detector_distance_m,
+        detector_pixel_m=_pair('detector_pixel_m', parsed.detector_pixel_m),
+        object_pixel_m=_pair('object_pixel_m', parsed.object_pixel_m),
+    )
 
 
 def _pair(name: str, values: list[float] | None) -> tuple[float, float] | None:

@@ -39,10 +39,15 @@ def resolve_output(output: Path, *, has_product: bool) -> Path:
         )
     if output.suffix not in (NPZ_SUFFIX, *PRODUCT_SUFFIXES):
         raise ConfigurationError(f'-o {output}: write a product (.h5), arrays (.npz), or into a folder (no suffix).')
+    refuse_unwritable(output)
+    return output
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Raise :class:`OutputError` if the user may not write the file ``output``."""
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise OutputError(f'-o {output}: {folder} is not a folder that you may write into. Choose another output.')
-    return output
 
 
 def write_reconstruction(output: Path, loaded: Loaded, reconstruction: Reconstruction) -> None:

@@ -12,6 +12,7 @@ from ..storage.model_file import MODEL_FILE
 from . import batch, commands
 from .codes import MEANINGS
 from .inputs import HELP
+from .inspect import add_inspect
 from .settings import add_settings
 
 PROGRAM: Final = 'ptychopinn-torch'
@@ -88,7 +89,12 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
     convert.add_argument(
         '-o', '--output', type=Path, required=True, help='training file (.npz) or workflow folder (any other) to write'
     )
-    _add_geometry(convert)
+    _add_geometry(convert, 'geometry that a training file may lack (for a workflow folder)')
+    convert.add_argument(
+        '--nominal',
+        action='store_true',
+        help='use placeholders for what is not known (10 keV, 1 m, pixels of 1 mm); lengths are then meaningless',
+    )
     for action, run in ((export, commands.export), (convert, commands.convert)):
         _add_read_as(action)
         action.add_argument(
@@ -104,8 +110,8 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
     info.set_defaults(run=commands.info)
 
 
-def _add_geometry(convert: argparse.ArgumentParser) -> None:
-    group = convert.add_argument_group('geometry that a training file may lack (for a workflow folder)')
+def _add_geometry(action: argparse.ArgumentParser, title: str) -> None:
+    group = action.add_argument_group(title)
     group.add_argument('--photon-energy-ev', type=float, metavar='EV', help='photon energy in electronvolts')
     group.add_argument('--detector-distance-m', type=float, metavar='M', help='sample to detector, in metres')
     for name, what in (('detector', 'a detector pixel (after binning)'), ('object', 'an object pixel')):
@@ -116,14 +122,10 @@ def _add_geometry(convert: argparse.ArgumentParser) -> None:
             metavar='M',
             help=f'side of {what} in metres, or height and width',
         )
-    group.add_argument(
-        '--nominal',
-        action='store_true',
-        help='use placeholders for what is not known (10 keV, 1 m, pixels of 1 mm); lengths are then meaningless',
-    )
 
 
 def _add_checks(actions: argparse._SubParsersAction[Any]) -> None:
+    _add_geometry(add_inspect(actions), 'geometry that the file lacks')
     doctor = actions.add_parser('doctor', help='check the installation and name the command that repairs it')
     doctor.set_defaults(run=commands.doctor)
     demo = actions.add_parser('demo', help='simulate a scan, train and reconstruct through Ptychodus, score the result')

@@ -83,7 +83,7 @@ def _make_absolute(parsed: argparse.Namespace, working_folder: Path | None) -> N
     """
     if working_folder is None:
         raise OutputError('The working folder does not exist any more: change to another one and start again.')
-    if 'output' in parsed:
+    if 'output' in parsed and parsed.output is not None:
         parsed.output = working_folder / parsed.output
 
 

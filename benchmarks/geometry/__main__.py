@@ -1,0 +1,122 @@
+"""``python -m benchmarks.geometry {inspect,verdict}``: geometry found from patterns alone, and wrong signs rejected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.engines.pipeline import refine
+from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
+from ptychopinn_torch_plugin.inspection.inspect import inspect
+
+from .scans import DOSES, KINDS, known_scan, unknown_scan
+
+Modes = npt.NDArray[np.complexfloating]
+
+CPU = torch.device('cpu')
+NOISE = 1.1
+"""R-factor over that of photon noise up to which a reconstruction was called explained by the R-factor alone."""
+
+
+def numbered(kinds: list[str], doses: list[float], first: int) -> Iterator[tuple[int, str, float]]:
+    """Yield number, kind and photons of the scans: a seed of its own for each."""
+    for kind in kinds:
+        for photons in doses:
+            yield first + 10 * KINDS.index(kind) + round(math.log10(photons)), kind, photons
+
+
+def inspect_all(scans: Iterator[tuple[int, str, float]]) -> None:
+    """Inspect scans of unknown orientation, defocus and rotation."""
+    right = count = 0
+    print('| scan | found | score, rival | lead | curvature, true | rotation, true | modes | seconds |')
+    print('| --- | --- | --- | --- | --- | --- | --- | --- |')
+    for number, kind, photons in scans:
+        scan = unknown_scan(number, photons, kind, rotated=True)
+        start = time.process_time()
+        result = inspect(scan.measurement, CPU)
+        seconds = time.process_time() - start
+        found = result.found
+        count += 1
+        if found is None:
+            print(f'| {kind} {number}, {photons:.0e} | nothing | | | | | | {seconds:.0f} |')
+            continue
+        is_right = scan.is_found(found.best.orientation, found.best.curvature)
+        right += is_right
+        factor = (scan.measurement.shape[0] / found.side) ** 2
+        sign = 1.0 if found.best.orientation == scan.orientation else -1.0
+        print(
+            f'| {kind} {number}, {photons:.0e} | {"right" if is_right else "WRONG"}'
+            f'{"" if result.orientation == scan.orientation else ", conjugated"} | '
+            f'{found.best.score:.3f}, {found.rival.score:.3f} | {found.lead:.1f} | '
+            f'{sign * factor * found.curvature.value:.1f} +- {factor * found.curvature.error:.1f}, '
+            f'{scan.curvature:.1f} | {math.degrees(found.rotation.value):.2f} +- '
+            f'{math.degrees(found.rotation.error):.2f}, {math.degrees(scan.rotation):.2f} | {found.modes} | '
+            f'{seconds:.0f} |',
+            flush=True,
+        )
+    print(f'\n{right} of {count} right')
+
+
+def verify_all(scans: Iterator[tuple[int, str, float]]) -> None:
+    """Reconstruct with the right and the reversed defocus, and verify both."""
+    print('| scan | defocus | R / noise | R alone says | correlation, allowed | credibility | verdict | cost |')
+    print('| --- | --- | --- | --- | --- | --- | --- | --- |')
+    config = parse_config({'inference': {'threads': 1}})
+    rejected = accepted = blamed = count = wrong = 0
+    for number, kind, photons in scans:
+        _, scan = known_scan(number, photons, kind)
+        for name, probe in (('right', scan.probe), ('reversed', reversed_defocus(scan.probe))):
+            start = time.process_time()
+            result = refine(replace(scan, probe=probe), config)
+            middle = time.process_time()
+            verdict = verify(scan, result.probe, result.positions, CPU).credibility
+            cost = (time.process_time() - middle) / (middle - start)
+            ratio = math.nan if result.metrics is None else result.metrics.r_factor / result.metrics.noise_r_factor
+            # At low dose, the refinement of the probe may turn a wrong sign around by itself.
+            is_right = overlap(result.probe, scan.probe) > overlap(result.probe, reversed_defocus(scan.probe))
+            wrong += not is_right
+            rejected += not is_right and verdict.colour == 'red'
+            count += is_right
+            accepted += is_right and verdict.colour == 'green'
+            blamed += is_right and verdict.colour == 'red'
+            print(
+                f'| {kind} {number}, {photons:.0e} | {name}, ends {"right" if is_right else "wrong"} | {ratio:.3f} | '
+                f'{"explained" if ratio <= NOISE else "not explained"} | {verdict.correlation:.3f}, '
+                f'{verdict.allowed:.3f} | {verdict.value:.2f} +- {verdict.error:.2f} | {verdict.colour}, '
+                f'{verdict.cause or "-"} ({verdict.lead:.1f}) | {100 * cost:.0f} % |',
+                flush=True,
+            )
+    print(f'\nsign right: {accepted} of {count} green, {blamed} red; sign wrong: {rejected} of {wrong} red')
+
+
+def overlap(probe: Modes, other: Modes) -> float:
+    """Return the largest overlap of the strongest modes over all shifts, 0 to 1."""
+    first, second = (modes[int(np.argmax(np.square(np.abs(modes)).sum(axis=(1, 2))))] for modes in (probe, other))
+    product = np.fft.ifft2(np.fft.fft2(first) * np.fft.fft2(second).conj())
+    return float(np.abs(product).max() / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def main() -> None:
+    """Run one of the two tables."""
+    parser = argparse.ArgumentParser(description='Geometry from patterns alone.')
+    parser.add_argument('table', choices=('inspect', 'verdict'))
+    parser.add_argument('--kinds', nargs='+', default=list(KINDS))
+    parser.add_argument('--doses', type=float, nargs='+', default=list(DOSES))
+    parser.add_argument('--first', type=int, default=0, help='added to the numbers (seeds) of the scans')
+    parsed = parser.parse_args()
+    torch.set_num_threads(1)
+    np.set_printoptions(precision=3)
+    scans = numbered(parsed.kinds, parsed.doses, parsed.first)
+    (inspect_all if parsed.table == 'inspect' else verify_all)(scans)
+
+
+if __name__ == '__main__':
+    main()
