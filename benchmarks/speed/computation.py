@@ -16,10 +16,11 @@ from ptychopinn_torch_plugin.engines.network import Predictor, steps_of, windows
 from ptychopinn_torch_plugin.engines.progress import ProgressReporter
 from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.models.registry import build_generator
+from ptychopinn_torch_plugin.models.unrolled import UnrolledGenerator
 from ptychopinn_torch_plugin.observer import SilentObserver
 
 from .scans import make_scan
-from .timing import Clock, Row, median, repeated, transform_pair_us
+from .timing import REFERENCE_PAIR_US, Clock, Row, median, repeated, transform_pair_us
 
 FIXED: dict[str, object] = {'refine_probe': False, 'refine_positions': False, 'likelihood': 'amplitude'}
 PROBE: dict[str, object] = {'refine_positions': False, 'probe_start': 0, 'likelihood': 'amplitude'}
@@ -37,6 +38,7 @@ SOLVER_ROWS: tuple[tuple[str, int, dict[str, object], int, float], ...] = (
 """Name, side, settings, transform pairs per pattern, and the goal in microseconds per pattern."""
 NETWORK_ROWS = ((64, 4000.0), (128, 700.0))
 """Side, and the goal in patterns per second."""
+GPU_NETWORK_REACH = 50_000.0
 EPOCHS = 6
 ROWS_OF_SCAN = {64: 22, 128: 16}
 GPU_ROWS_OF_SCAN = {64: 100, 128: 100}
@@ -65,18 +67,29 @@ def solver_rows(device: torch.device, kernels: KernelChoice, repetitions: int) -
         profile = cProfile.Profile()
         profile.runcall(_epoch_us, scan, settings, device, kernels)
         goal = reach if device.type == 'cpu' else None
-        yield Row(f'{name}, {side} px', value, 'us', goal, transforms, _parts(profile))
+        slowdown = transforms / (pairs * REFERENCE_PAIR_US[side]) if device.type == 'cpu' else 1.0
+        yield Row(f'{name}, {side} px', value, 'us', goal, transforms, slowdown, _parts(profile))
 
 
 def network_rows(device: torch.device, kernels: KernelChoice, repetitions: int) -> Iterator[Row]:
-    """Time inference with the default network and steps, stitching included, in patterns per second."""
+    """Time inference with the default network and steps, stitching included, in microseconds per pattern."""
     for side, reach in NETWORK_ROWS:
         scan = _scan(side, device)
-        rates = [1 / _predict_s(scan, device, kernels) for _ in range(repetitions)]
+        steps = UnrolledGenerator(parse_config({}).model).default_steps
+
+        def prediction(scan: RawScan = scan, side: int = side, steps: int = steps) -> tuple[float, float]:
+            before = transform_pair_us(side, device)
+            found = 1e6 * _predict_s(scan, device, kernels)
+            return found, steps * (before + transform_pair_us(side, device)) / 2
+
+        value, transforms = repeated(prediction, repetitions)
         profile = cProfile.Profile()
         profile.runcall(_predict_s, scan, device, kernels)
-        goal = reach if device.type == 'cpu' else 50_000.0
-        yield Row(f'network, predict and stitch, {side} px', median(rates), 'patterns/s', goal, None, _parts(profile))
+        is_cpu = device.type == 'cpu'
+        slowdown = transforms / (steps * REFERENCE_PAIR_US[side]) if is_cpu else 1.0
+        note = f'{1e6 / value:,.0f} patterns/s, scaled {1e6 * slowdown / value:,.0f}; {_parts(profile)}'
+        goal = 1e6 / (reach if is_cpu else GPU_NETWORK_REACH)
+        yield Row(f'network, predict and stitch, {side} px', value, 'us', goal, transforms, slowdown, note)
 
 
 def _scan(side: int, device: torch.device) -> RawScan:

@@ -22,10 +22,11 @@ class Augmentation(NamedTuple):
 
     def apply(self, image: Tensor) -> Tensor:
         """Transform ``(..., h, w)``."""
-        turned = torch.rot90(image, self.quarters, dims=(-2, -1))
+        # Without a rotation torch would copy the image.
+        turned = torch.rot90(image, self.quarters, dims=(-2, -1)) if self.quarters else image
         return turned.flip(-1) if self.mirrored else turned
 
     def invert(self, image: Tensor) -> Tensor:
         """Undo :meth:`apply`, for ``(..., h, w)`` as it was returned."""
         straight = image.flip(-1) if self.mirrored else image
-        return torch.rot90(straight, -self.quarters, dims=(-2, -1))
+        return torch.rot90(straight, -self.quarters, dims=(-2, -1)) if self.quarters else straight

@@ -211,6 +211,8 @@ def test_a_patch_outside_the_object_is_refused(move: tuple[int, int]) -> None:
     batch = PatternBatch(amplitudes[None], setup.probes, setup.patch_origins, torch.ones_like(amplitudes[0]))
     with pytest.raises(IndexError, match='beyond the object array'):
         COMPILED.add_object_update(setup.object_array, batch, torch.zeros_like(setup.object_array))
+    with pytest.raises(IndexError, match='beyond the object array'):
+        COMPILED.add_illumination(setup.probes, setup.patch_origins, torch.zeros_like(setup.object_array.real))
 
 
 def test_the_choice() -> None:

@@ -37,6 +37,8 @@ Array = npt.NDArray[Any]
 WORK_PIXELS = 1024
 """Pixels whose factors are computed at a time: they stay in the fastest cache."""
 BATCH_BYTES = 2**20
+LIKELIHOODS = {'amplitude': loops.amplitude_factors, 'poisson': loops.poisson_factors}
+"""Loops that compute the factors of the exit-wave updates, by the likelihood."""
 MOST_LOOPS = 32
 """More than there are functions to compile."""
 
@@ -77,7 +79,7 @@ class _Factors:
 
     def __init__(self, good_pixels: Tensor, likelihood: str) -> None:
         self._good = good_pixels.contiguous().numpy().reshape(-1)
-        self._loop = loops.poisson_factors if likelihood == 'poisson' else loops.amplitude_factors
+        self._loop = LIKELIHOODS[likelihood]
         self._work = np.empty(min(WORK_PIXELS, self._good.size), dtype=self._good.dtype)
         self._sums = np.empty((0, 3))
 
@@ -255,7 +257,7 @@ def _run_all() -> None:
     """Run every loop once, on one pattern of 2 x 2 pixels."""
     wave, real = torch.ones((2, 2), dtype=torch.complex64), torch.ones((2, 2))
     patterns = Patterns(0, real[None], torch.zeros((1, 2), dtype=torch.int64), real[:1], real[0, :1], None)
-    for likelihood in ('amplitude', 'poisson'):
+    for likelihood in LIKELIHOODS:
         epoch = Epoch(wave, wave[None], wave, real, likelihood, RefinedQuantities(True, True, True), True)
         add_gradients(epoch, [patterns], Gradients.zeros(epoch, 1))
     precondition(wave[None], real[None], wave[None], torch.ones((2, 2)))

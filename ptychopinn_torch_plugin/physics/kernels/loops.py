@@ -4,7 +4,7 @@ All arrays are C-contiguous and of one precision (float32 with complex64, or flo
 the reference: waves and probes ``(C, M, H, W)``, amplitudes ``(C, H, W)``, patch origins ``(C, 2)`` int64, masks and
 phases ``(H, W)``, object arrays ``(h, w)``. Results are written in place, and nothing is allocated. The transforms
 between these loops are not scaled; the loops contain their factors, with ``N = H W`` pixels. Patch origins are checked
-by :func:`exit_waves`, which is called first.
+by :func:`exit_waves` and :func:`add_power`, one of which is called first.
 
 Every loop over x has few arrays: the compiler then checks at run time that they do not overlap, and vectorises it.
 Constants get the dtype of the arrays, because a Python number would turn the arithmetic to double precision.
@@ -80,10 +80,22 @@ def multiply_phase(probes: Array, phase: Array) -> None:
 
 
 @compiled
+def _check_patch(top: int, left: int, patch: Array, object_array: Array) -> None:
+    bottom, right = top + patch.shape[0], left + patch.shape[1]
+    if top < 0 or left < 0 or bottom > object_array.shape[0] or right > object_array.shape[1]:
+        raise IndexError('a patch extends beyond the object array')
+
+
+@compiled
 def add_power(probes: Array, patch_origins: Array, total: Array) -> None:
-    """Add ``sum_j R_j^T sum_m |P_jm|^2`` to ``total`` ``(h, w)`` real."""
+    """Add ``sum_j R_j^T sum_m |P_jm|^2`` to ``total`` ``(h, w)`` real.
+
+    Raises:
+        IndexError: a patch extends beyond the object array.
+    """
     for j in range(probes.shape[0]):
         top, left = patch_origins[j]
+        _check_patch(top, left, probes[j, 0], total)
         for m in range(probes.shape[1]):
             for y in range(probes.shape[2]):
                 source = probes[j, m, y]
@@ -101,9 +113,7 @@ def exit_waves(object_array: Array, probes: Array, patch_origins: Array, waves: 
     """
     for j in range(probes.shape[0]):
         top, left = patch_origins[j]
-        bottom, right = top + probes.shape[2], left + probes.shape[3]
-        if top < 0 or left < 0 or bottom > object_array.shape[0] or right > object_array.shape[1]:
-            raise IndexError('a patch extends beyond the object array')
+        _check_patch(top, left, probes[j, 0], object_array)
         for m in range(probes.shape[1]):
             for y in range(probes.shape[2]):
                 probe, target = probes[j, m, y], waves[j, m, y]
