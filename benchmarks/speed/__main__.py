@@ -6,9 +6,9 @@ Times on a CPU are CPU seconds of one thread, medians of ``--repeat`` runs; "tra
 pattern-sized Fourier transforms that the row needs, measured in the same run. The goals are for a machine whose pair of
 transforms takes 6.5 us (64 pixels) or 37.5 us (128 pixels): "scaled" is the measured value divided by how much longer
 the transforms took in this run, as on a machine that others use at the same time. On a GPU (``--device cuda``) times
-are wall time, only the rows that are computed in this process are printed, and Ptychodus is not needed. ``--quick`` takes
-less than five minutes: three repetitions, and a smaller scan for the peak memory. ``--star`` names the folder of the
-measured star.
+are wall time, only the rows that are computed in this process are printed, and Ptychodus is not needed. ``--quick``
+takes less than five minutes: three repetitions, and a smaller scan for the peak memory. ``--star`` names the folder of
+the measured star.
 """
 
 from __future__ import annotations
