@@ -132,7 +132,7 @@ def mode_overlaps(
     from scipy.ndimage import fourier_shift
     from skimage.registration import phase_cross_correlation
 
-    shift, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
+    shift, _, _ = phase_cross_correlation(
         (np.abs(truth) ** 2).sum(axis=0), (np.abs(found) ** 2).sum(axis=0), upsample_factor=50
     )
     moved = np.stack([np.fft.ifft2(fourier_shift(np.fft.fft2(mode), shift)) for mode in found])
