@@ -303,6 +303,23 @@ class ExecutionConfig(_Frozen):
         ge=0,
         le=10_000_000,
     )
+    idle_limit: int = setting(
+        600,
+        'Idle limit',
+        'A worker process that has finished waits this long for the next call, which then begins at once. 0 starts a '
+        'new process for every call.',
+        unit='seconds, 0 = off',
+        ge=0,
+        le=1_000_000,
+    )
+    idle_memory: int = setting(
+        4096,
+        'Idle memory',
+        'A worker process that holds more main memory than this after a call ends instead of waiting.',
+        unit='MB',
+        ge=0,
+        le=100_000_000,
+    )
 
 
 class RefinementConfig(_Frozen):

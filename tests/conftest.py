@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 # Before torch is imported anywhere: spinning OpenMP threads starve each other on a small machine.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -10,3 +13,12 @@ os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 pytest_plugins = ['tests.helpers.fault_report', 'tests.helpers.host_scans']
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _no_worker_is_kept() -> Iterator[None]:
+    """A worker that waits for the next call is kept among the tests of one module only."""
+    from ptychopinn_torch_plugin.worker.parent import end_kept_worker
+
+    yield
+    end_kept_worker()

@@ -88,7 +88,8 @@ class WorkerReconstructor(Reconstructor):
 
     def run_worker(self, job: Job) -> Generator[messages.Message, None, None]:
         """Run ``job`` in a worker and yield the messages that the host has to see; closing this ends the worker."""
-        return filter_messages(run_job(job, should_stop=lambda: self.is_stopped), self._progress)
+        received = run_job(job, should_stop=lambda: self.is_stopped, keeps_worker=True)
+        return filter_messages(received, self._progress)
 
     def products(
         self, parameters: ReconstructInput, kind: JobKind, config: Config, model_file: Path | None

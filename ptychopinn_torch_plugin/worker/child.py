@@ -1,9 +1,9 @@
-"""The worker process: runs one job and sends messages to the parent.
+"""The worker process: runs one job, or several one after the other, and sends messages to the parent.
 
 :func:`main` is the first function of the spawned process. It prepares the process (environment, error output, signals,
 log, end with the parent), then calls the entry, by default :func:`run`. An entry takes the job, a
 :class:`~.channel.Channel` and a :class:`~.channel.StopFlag`; it returns when the work is done, or raises. The last
-message says which.
+message of a call says which. After a call that succeeded, the process may wait for the next one.
 
 torch is imported by the entry only, after the environment variables that it reads are set.
 """
@@ -19,7 +19,9 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from ..dependencies import missing
 from ..errors import WorkerError
 from ..types import Reconstruction
 from .channel import Channel, StopFlag
-from .job import Job, read_scans, remove_orphan, write_result
-from .messages import Failed, Finished, LogRecord
+from .job import Call, Job, read_scans, remove_orphan, write_result
+from .messages import Accepted, Failed, Finished, Idle, LogRecord
 from .observer import ChannelObserver
 from .signals import set_handlers
 
@@ -41,40 +43,60 @@ _PACKAGE = __name__.split('.', maxsplit=1)[0]
 _LOG_CHARS = 3000
 _TRACEBACK_CHARS = 16_000
 _PARENT_POLL_S = 1.0
+_IDLE_POLL_S = 0.5
+"""A waiting worker notices a signal after so many seconds at most, and the end of its parent at once."""
 
 Entry = Callable[[Job, Channel, StopFlag], None]
 
 
 def main(
-    entry: str,
-    job: Job,
+    call: Call,
+    calls: Connection[Any, Any],
     connection: Connection[Any, Any],
     stop_reader: Connection[Any, Any],
     stop_grace_s: float,
 ) -> None:
-    """Run ``entry`` (``'module:function'``) for ``job``; the first function of the spawned process.
+    """Run ``call`` and, where it is kept, the calls that follow; the first function of the spawned process.
+
+    Only a call that has succeeded, without a request to stop, is followed by another one in the same process.
 
     Args:
-        entry: the function to call with ``(job, channel, stop_flag)``.
-        job: what to do.
+        call: the first call.
+        calls: where the calls that follow come from; closed when none will come.
         connection: where messages go.
         stop_reader: becomes readable when the work shall stop.
         stop_grace_s: seconds in which a worker whose parent has died must end by itself.
     """
     _lead_group()
-    _set_environment(job)
-    _redirect_stderr(job.folder)
+    _set_environment(call.job)
+    _redirect_stderr(call.job.folder / STDERR_NAME)
     stop = StopFlag()
     set_handlers(stop)
-    threading.Thread(
-        target=_watch_parent, args=(stop_reader, stop, job.folder, stop_grace_s), name='parent-watch', daemon=True
-    ).start()
+    watch = _ParentWatch(stop_reader, stop, call.job.folder, stop_grace_s)
+    watch.start()
     channel = Channel(connection, stop)
     _capture_log(channel)
+    if stop_reader.poll(0):  # the watching thread may not have read the request yet
+        stop.set()
+    following: Call | None = call
+    while following is not None:
+        call = following
+        watch.folder = call.job.folder
+        with _restored_process():
+            has_succeeded = _serve(call, channel, stop)
+        set_handlers(stop)
+        following = _next_call(calls, channel, stop) if has_succeeded and _can_wait(call, stop) else None
+    channel.close()
+    if _parent_is_gone():
+        remove_orphan(call.job.folder)
+
+
+def _serve(call: Call, channel: Channel, stop: StopFlag) -> bool:
+    """Run one call, report how it ended, and return whether it has succeeded."""
     try:
-        if stop.is_set() or stop_reader.poll(0):  # the watching thread may not have read the request yet
+        if stop.is_set():
             raise WorkerError('The run was stopped before its work began.')
-        _resolve(entry)(job, channel, stop)
+        _resolve(call.entry)(call.job, channel, stop)
     except ImportError as error:
         is_ours = (error.name or _PACKAGE).split('.', maxsplit=1)[0] == _PACKAGE
         channel.send(_describe(error if is_ours else missing(error)))
@@ -82,9 +104,54 @@ def main(
         channel.send(_describe(error))
     else:
         channel.send(Finished())
-    channel.close()
-    if _parent_is_gone():
-        remove_orphan(job.folder)
+        return True
+    return False
+
+
+def _can_wait(call: Call, stop: StopFlag) -> bool:
+    """Return whether this process may serve another call: it is as it was before this one, and small enough."""
+    if not call.is_kept or stop.is_set():
+        return False
+    import psutil
+
+    process = psutil.Process()
+    threads = [thread for thread in threading.enumerate() if not thread.daemon]
+    memory_mb = process.memory_info().rss / 2**20
+    return len(threads) == 1 and not process.children() and memory_mb <= call.job.config.execution.idle_memory
+
+
+def _next_call(calls: Connection[Any, Any], channel: Channel, stop: StopFlag) -> Call | None:
+    """Wait for the next call; None if there will be none, or a signal has requested the end."""
+    # The job's folder, which held the error output, is removed now.
+    _redirect_stderr(Path(os.devnull))
+    channel.send(Idle())
+    while not stop.is_set():
+        if not calls.poll(_IDLE_POLL_S):
+            continue
+        try:
+            call: Call = calls.recv()
+        except (EOFError, OSError):
+            return None
+        _redirect_stderr(call.job.folder / STDERR_NAME)
+        channel.send(Accepted())
+        return call
+    return None
+
+
+@contextmanager
+def _restored_process() -> Iterator[None]:
+    """Restore what a call may change in this process: environment, working folder, warnings and log."""
+    environment, folder, root = dict(os.environ), Path.cwd(), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def run(job: Job, channel: Channel, stop: StopFlag) -> None:
@@ -94,7 +161,13 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
         WorkerError: the job lacks the path that its kind needs.
         PtychoPINNError: any error of the engine.
     """
-    observer = ChannelObserver(job.folder, channel, stop, keeps_previews=job.keeps_previews)
+    from ..engines.call_state import as_in_new_process
+
+    with as_in_new_process():
+        _run(job, ChannelObserver(job.folder, channel, stop, keeps_previews=job.keeps_previews))
+
+
+def _run(job: Job, observer: ChannelObserver) -> None:
     if job.kind == 'train':
         from ..training.run import train
 
@@ -138,34 +211,45 @@ def _set_environment(job: Job) -> None:
     """Set the variables that OpenMP reads once, when torch is loaded."""
     # Threads that spin while they wait slow each other down when other processes share the cores.
     os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
-    threads = job.config.training.threads if job.kind == 'train' else job.config.inference.threads
-    if threads > 0:
-        os.environ['OMP_NUM_THREADS'] = str(threads)
+    if job.section.threads > 0:
+        os.environ['OMP_NUM_THREADS'] = str(job.section.threads)
+    # Read by cuBLAS when it starts; a training needs it, and the calls after it shall find the same.
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 
-def _redirect_stderr(folder: Path) -> None:
+def _redirect_stderr(file: Path) -> None:
     """Send the error output, that of native code included, to a file that the parent reads after a crash."""
-    descriptor = os.open(folder / STDERR_NAME, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable(file=2)
 
 
-def _watch_parent(stop_reader: Connection[Any, Any], stop: StopFlag, folder: Path, grace_s: float) -> None:
-    """Set ``stop`` when the parent requests it; when the parent dies, end this process ``grace_s`` seconds later."""
-    parent = multiprocessing.parent_process()
-    sentinels: list[Any] = [stop_reader] if parent is None else [stop_reader, parent.sentinel]
-    while not _parent_is_gone():
-        ready = multiprocessing.connection.wait(sentinels, timeout=_PARENT_POLL_S)
-        if stop_reader in ready:
-            stop.set()
-            sentinels.remove(stop_reader)
-        elif ready:
-            break
-    stop.set()
-    time.sleep(grace_s)
-    remove_orphan(folder)
-    os._exit(1)
+class _ParentWatch(threading.Thread):
+    """Sets ``stop`` when the parent requests it; when the parent dies, ends this process ``grace_s`` seconds later."""
+
+    def __init__(self, stop_reader: Connection[Any, Any], stop: StopFlag, folder: Path, grace_s: float) -> None:
+        super().__init__(name='parent-watch', daemon=True)
+        self._stop_reader = stop_reader
+        self._stop = stop
+        self._grace_s = grace_s
+        self.folder = folder
+        """Folder of the present job."""
+
+    def run(self) -> None:
+        parent = multiprocessing.parent_process()
+        sentinels: list[Any] = [self._stop_reader] if parent is None else [self._stop_reader, parent.sentinel]
+        while not _parent_is_gone():
+            ready = multiprocessing.connection.wait(sentinels, timeout=_PARENT_POLL_S)
+            if self._stop_reader in ready:
+                self._stop.set()
+                sentinels.remove(self._stop_reader)
+            elif ready:
+                break
+        self._stop.set()
+        time.sleep(self._grace_s)
+        remove_orphan(self.folder)
+        os._exit(1)
 
 
 def _parent_is_gone() -> bool:

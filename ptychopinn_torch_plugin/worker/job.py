@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Config
+from ..config import Config, InferenceConfig, TrainingConfig
 from ..data.scan import RawScan
 from ..errors import ConfigurationError, MemoryLimitError, WorkerError
 from ..storage.atomic import is_abandoned, writer_tag
@@ -68,6 +68,22 @@ class Job:
 
     keeps_previews: bool = False
     """Whether every preview is kept until the reader removes it, instead of the newest two only."""
+
+    @property
+    def section(self) -> TrainingConfig | InferenceConfig:
+        """Return the section of the settings that chooses device and threads for this kind of job."""
+        return self.config.training if self.kind == 'train' else self.config.inference
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the parent passes to a worker: one job, and whether the worker then waits for another one."""
+
+    entry: str
+    """``'module:function'`` to call with ``(job, channel, stop_flag)``."""
+
+    job: Job
+    is_kept: bool
 
 
 @contextmanager

@@ -66,4 +66,14 @@ class Failed:
     traceback: str
 
 
-Message = Heartbeat | Progress | Losses | LogRecord | Preview | Finished | Failed
+@dataclass(frozen=True)
+class Idle:
+    """The worker has released what the call used and waits for the next one. The caller does not receive it."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A waiting worker has received its next call and begins it. The caller does not receive it."""
+
+
+Message = Heartbeat | Progress | Losses | LogRecord | Preview | Finished | Failed | Idle | Accepted

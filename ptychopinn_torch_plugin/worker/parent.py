@@ -1,4 +1,7 @@
-"""The parent's side of a worker: starts the process, receives its messages, and makes sure that it ends."""
+"""The parent's side of a worker: starts the process, receives its messages, and makes sure that it ends.
+
+A worker that has finished a call may be kept for the next one (:class:`_KeptWorker`); whatever else happens ends it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -19,8 +23,8 @@ from .. import errors
 from ..errors import PtychoPINNError, WorkerError
 from ..limits import says_out_of_memory
 from .child import STDERR_NAME, main
-from .job import Job, JobKind, has_result
-from .messages import Failed, Finished, Heartbeat, LogRecord, Message, Preview
+from .job import Call, Job, JobKind, has_result
+from .messages import Accepted, Failed, Finished, Heartbeat, Idle, LogRecord, Message, Preview
 from .signals import STACK_SIGNALS, blocked_signals
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ _END_WAIT_S = 2.0
 _START_LIMIT_S = 60.0
 """Shortest silence limit, in seconds, while a worker starts."""
 _STACK_WAIT_S = 0.5
+_ACCEPT_WAIT_S = 1.0
+"""Seconds in which a kept worker must accept the next call; then it is replaced."""
 _MEMORY_HINTS: dict[JobKind, str] = {
     'train': 'choose a smaller "Batch size", "Group size" or "Network width"',
     'reconstruct': 'choose a smaller "Batch size" or "Window size" under Inference',
@@ -57,10 +63,15 @@ def run_job(
     *,
     should_stop: Callable[[], bool] = never,
     entry: str = 'ptychopinn_torch_plugin.worker.child:run',
+    keeps_worker: bool = False,
     heartbeat_s: float = 0.5,
     stop_grace_s: float = 8.0,
 ) -> Generator[Message, None, None]:
     """Run ``job`` in a spawned process and yield its messages, the last of them ``Finished``.
+
+    With ``keeps_worker``, the process of an earlier call is used if one waits and has the same device, threads and
+    environment; and after a success the process waits for the next call, ``execution.idle_limit`` seconds at most. A
+    waiting process that is found dead or silent is replaced. There is never more than one that waits.
 
     There are two ways to stop. Once ``should_stop`` returns True, the worker ends its work early, and its messages,
     ``Finished`` included, are yielded as ever: the result so far can be used. Closing the generator (or an exception in
@@ -75,6 +86,7 @@ def run_job(
         job: what to do, from :func:`~.job.open_job`.
         should_stop: called at least every ``heartbeat_s`` seconds until it returns True.
         entry: ``'module:function'`` to call in the worker with ``(job, channel, stop_flag)``.
+        keeps_worker: whether the process may serve several calls.
         heartbeat_s: a ``Heartbeat`` is yielded whenever no message came for so many seconds.
         stop_grace_s: seconds from the close of the generator until the worker is killed.
 
@@ -84,7 +96,10 @@ def run_job(
             seconds; the message holds the last lines of its log. A worker that is alive but makes no progress sends no
             message, so the limit ends it, too.
     """
-    worker = _Worker(job, entry, stop_grace_s)
+    # Processes that reconstruct together are connected; they begin anew.
+    is_kept = keeps_worker and job.config.execution.idle_limit > 0 and job.section.devices == 1
+    call = Call(entry, job, is_kept)
+    worker = (_kept.take(call) if keeps_worker else None) or _Worker(call, stop_grace_s)
     try:
         yield from worker.receive(heartbeat_s, should_stop)
     except PtychoPINNError as error:
@@ -93,33 +108,39 @@ def run_job(
         logger.warning('The result is complete; what came after it failed: %s', error)
         yield Finished()
     finally:
-        worker.end()
+        if worker.is_waiting():
+            _kept.keep(worker, job.config.execution.idle_limit)
+        else:
+            worker.end()
+
+
+def end_kept_worker() -> None:
+    """End the process that waits for the next call, if there is one."""
+    _kept.end()
 
 
 class _Worker:
-    """A running worker process and the two pipes to it.
+    """A running worker process and the pipes to it.
 
     The request to stop has a pipe of its own instead of a shared event: an event is guarded by a lock, and a worker
     killed while it holds the lock would block the parent for ever.
     """
 
-    def __init__(self, job: Job, entry: str, stop_grace_s: float) -> None:
-        """Start the process.
+    def __init__(self, call: Call, stop_grace_s: float) -> None:
+        """Start the process with its first call.
 
         Raises:
             WorkerError: the system refuses another process.
         """
-        self._folder = job.folder
-        self._memory_hint = f'Most likely the memory ran out: {_MEMORY_HINTS[job.kind]}.'
-        self._silence_limit_s = float(job.config.execution.silence_limit)
+        self._begin(call)
+        self._surroundings = _surroundings(call.job)
         self._stop_grace_s = stop_grace_s
-        self._has_reported = False
-        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         context = multiprocessing.get_context('spawn')
         self._reader, writer = context.Pipe(duplex=False)
         stop_reader, self._stop_writer = context.Pipe(duplex=False)
+        calls_reader, self._calls_writer = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=main, args=(entry, job, writer, stop_reader, stop_grace_s), name='ptychopinn-worker'
+            target=main, args=(call, calls_reader, writer, stop_reader, stop_grace_s), name='ptychopinn-worker'
         )
         try:
             with blocked_signals():
@@ -130,7 +151,44 @@ class _Worker:
         finally:
             writer.close()
             stop_reader.close()
+            calls_reader.close()
         atexit.register(self._end_at_exit)
+
+    def _begin(self, call: Call) -> None:
+        """Set what belongs to one call."""
+        self._call = call
+        self._folder = call.job.folder
+        self._memory_hint = f'Most likely the memory ran out: {_MEMORY_HINTS[call.job.kind]}.'
+        self._silence_limit_s = float(call.job.config.execution.silence_limit)
+        self._has_reported = False
+        self._has_finished = False
+        self._is_stopping = False
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+
+    def is_waiting(self) -> bool:
+        """Return whether the call has succeeded and the process waits for the next one."""
+        return self._has_finished and self._call.is_kept and not self._is_stopping and self._wait_for(Idle, _END_WAIT_S)
+
+    def accepts(self, call: Call) -> bool:
+        """Pass the next call to a process that waits, and return whether it begins it."""
+        if not call.is_kept or _surroundings(call.job) != self._surroundings:
+            return False
+        self._begin(call)
+        try:
+            self._calls_writer.send(call)
+        except OSError:
+            return False
+        return self._wait_for(Accepted, _ACCEPT_WAIT_S)
+
+    def _wait_for(self, kind: type[Idle] | type[Accepted], seconds: float) -> bool:
+        """Wait for a message of one kind, and return whether it came."""
+        deadline = time.monotonic() + seconds
+        while wait([self._reader], max(0.0, deadline - time.monotonic())):
+            message = _receive(self._reader)
+            if message is None or isinstance(message, kind):
+                return message is not None
+            _log_late(message)
+        return False
 
     def receive(self, heartbeat_s: float, should_stop: Callable[[], bool]) -> Generator[Message, None, None]:
         """Yield messages until ``Finished``; request a stop once ``should_stop`` returns True.
@@ -138,10 +196,10 @@ class _Worker:
         Raises:
             PtychoPINNError: the worker failed or died.
         """
-        silent_s, has_begun, is_stopping = 0.0, False, False
+        silent_s, has_begun = 0.0, False
         while True:
-            if not is_stopping and should_stop():
-                is_stopping = True
+            if not self._is_stopping and should_stop():
+                self._is_stopping = True
                 self._request_stop()
             ready, waited_s = self._wait(heartbeat_s)
             if not ready and self._process.is_alive():
@@ -166,7 +224,7 @@ class _Worker:
                     continue
                 case LogRecord(level=level, text=text) if level >= logging.INFO:
                     self._last_lines.append(text)
-            self._has_reported = isinstance(message, Finished)
+            self._has_reported = self._has_finished = isinstance(message, Finished)
             yield message
             if self._has_reported:
                 return
@@ -187,20 +245,23 @@ class _Worker:
 
     def end(self) -> None:
         """Let the worker end by itself within the grace time, then kill it; close the pipes."""
-        atexit.unregister(self._end_at_exit)
         try:
             self._request_stop()
             self._drain(_END_WAIT_S if self._has_reported else self._stop_grace_s)
         finally:
-            if self._process.is_alive():
-                if not self._has_reported:
-                    logger.warning('The worker did not stop within %g s and is killed.', self._stop_grace_s)
-                self._process.kill()
-            self._process.join(_END_WAIT_S)
-            self._kill_group()
-            self._close_pipes()
-            if not self._process.is_alive():
-                self._process.close()
+            if self._process.is_alive() and not self._has_reported:
+                logger.warning('The worker did not stop within %g s and is killed.', self._stop_grace_s)
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill the process, if it has not ended, and all that it started; close the pipes."""
+        atexit.unregister(self._end_at_exit)
+        self._process.kill()
+        self._process.join(_END_WAIT_S)
+        self._kill_group()
+        self._close_pipes()
+        if not self._process.is_alive():
+            self._process.close()
 
     def _kill_group(self) -> None:
         """Kill the processes that the worker, leader of a group of its own, started and left running."""
@@ -231,15 +292,16 @@ class _Worker:
     def _end_at_exit(self) -> None:
         """End the worker of a generator that is still open when the interpreter exits.
 
-        Messages are not read here: the thread that receives them may still be running.
+        Messages are not read here: the thread that receives them may still be running. A kept worker ends at once.
         """
+        self._calls_writer.close()
         self._request_stop()
         self._process.join(self._stop_grace_s)
         self._process.kill()
 
     def _close_pipes(self) -> None:
-        self._reader.close()
-        self._stop_writer.close()
+        for pipe in (self._reader, self._stop_writer, self._calls_writer):
+            pipe.close()
 
     def _kill_silent(self) -> WorkerError:
         """Let the worker write the stacks of its threads, kill it, and return the error."""
@@ -280,6 +342,61 @@ class _Worker:
         if output:
             error.add_note(f'Error output of the worker:\n{output}')
         return error
+
+
+class _KeptWorker:
+    """The one worker that waits for the next call; calls may come from several threads.
+
+    It holds nothing that is needed, so it is killed without warning when it has waited too long, does not accept a
+    call, or does not fit one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._timer: threading.Timer | None = None
+
+    def take(self, call: Call) -> _Worker | None:
+        """Return the waiting worker after it has accepted ``call``; None, and no worker waits, if it does not."""
+        worker = self._remove()
+        if worker is None or worker.accepts(call):
+            return worker
+        logger.debug('The waiting worker does not fit the next call, has ended or does not answer: it is replaced.')
+        worker.kill()
+        return None
+
+    def keep(self, worker: _Worker, seconds: float) -> None:
+        """Keep ``worker`` for at most ``seconds``; one that waits already ends."""
+        self.end()
+        timer = threading.Timer(seconds, self.end, [worker])
+        timer.daemon = True
+        with self._lock:
+            self._worker, self._timer = worker, timer
+        timer.start()
+
+    def end(self, only: _Worker | None = None) -> None:
+        """End the waiting worker; with ``only``, if it is that one."""
+        worker = self._remove(only)
+        if worker is not None:
+            worker.kill()
+
+    def _remove(self, only: _Worker | None = None) -> _Worker | None:
+        with self._lock:
+            worker = self._worker
+            if worker is None or only not in (None, worker):
+                return None
+            if self._timer is not None:
+                self._timer.cancel()
+            self._worker = self._timer = None
+            return worker
+
+
+_kept = _KeptWorker()
+
+
+def _surroundings(job: Job) -> tuple[object, ...]:
+    """Return what a process takes over when it starts, and cannot change afterwards."""
+    return job.section.accelerator, job.section.threads, dict(os.environ)
 
 
 def _receive(reader: Connection[Any, Any]) -> Message | None:

@@ -74,7 +74,9 @@ class FakeWorker:
     ended: int = 0
     should_stop: Callable[[], bool] = lambda: False
 
-    def __call__(self, job: Job, *, should_stop: Callable[[], bool] = lambda: False) -> Generator[Message, None, None]:
+    def __call__(
+        self, job: Job, *, should_stop: Callable[[], bool] = lambda: False, keeps_worker: bool = False
+    ) -> Generator[Message, None, None]:
         self.should_stop = should_stop
         self.jobs.append(job)
         self.scan_names.append([scan.name for scan in read_scans(job.folder)])
