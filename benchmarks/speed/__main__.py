@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from .computation import network_rows, solver_rows
-from .processes import peak_memory, quality, star, start_up
+from .processes import kept_worker, peak_memory, quality, star, start_up
 from .timing import HEAD, REFERENCE_PAIR_US, Row, transform_pair_us
 
 
@@ -62,7 +62,7 @@ def _rows(parsed: argparse.Namespace) -> Iterator[Row]:
     if device.type != 'cpu':
         return
     yield from peak_memory(50 if parsed.quick else 100)
-    timed = [start_up(repeat)]
+    timed = [start_up(repeat), kept_worker(repeat)]
     if find_spec('ptychodus') is not None:
         timed.append(quality(parsed.output.parent / 'quality' / 'scans', 1 if parsed.quick else repeat))
         if parsed.star is not None:

@@ -32,6 +32,35 @@ refine(scan, parse_config({'refinement': {'refine_epochs': 1}, 'inference': {'th
 print(time.process_time())
 """
 
+KEPT = """
+import tempfile, time
+from pathlib import Path
+import numpy as np
+from benchmarks.speed.scans import make_scan
+from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.models.registry import build_generator
+from ptychopinn_torch_plugin.storage.model_file import BACKEND, FORMAT_VERSION, ModelHeader, TrainedModel, save_model
+from ptychopinn_torch_plugin.worker.job import open_job
+from ptychopinn_torch_plugin.worker.messages import Progress
+from ptychopinn_torch_plugin.worker.parent import end_kept_worker, run_job
+config = parse_config({'refinement': {'refine_epochs': 1}, 'inference': {'threads': 1, 'accelerator': 'cpu'}})
+scan = make_scan(64, 16)
+header = ModelHeader(format_version=FORMAT_VERSION, backend=BACKEND, config=config, history=(), photons_per_frame=1.0,
+                     scans=(scan.name,), versions={})
+weights = {name: tensor.numpy() for name, tensor in build_generator(config.model).state_dict().items()}
+with tempfile.TemporaryDirectory() as folder:
+    model_file = Path(folder, 'model.safetensors')
+    save_model(model_file, TrainedModel(header, weights, scan.probe.astype(np.complex64)))
+    for _ in range(REPETITIONS + 1):
+        begin, first = time.monotonic(), None
+        with open_job('reconstruct', [scan], config, model_file=model_file) as job:
+            for message in run_job(job, keeps_worker=True):
+                if first is None and isinstance(message, Progress):
+                    first = time.monotonic() - begin
+        print(first, flush=True)
+end_kept_worker()
+"""
+
 MEMORY = """
 import resource
 from benchmarks.speed.scans import make_scan
@@ -77,6 +106,14 @@ def start_up(repetitions: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         fresh = _run([sys.executable, '-c', START], NUMBA_CACHE_DIR=folder)
     yield Row('the same, kernels compiled', fresh.cpu_s, 's', note='once per installation')
+
+
+def kept_worker(repetitions: int) -> Iterator[Row]:
+    """Wall time from a call of the host to the first step of the network, in a new worker and in one that was kept."""
+    done = _run([sys.executable, '-c', KEPT.replace('REPETITIONS', str(repetitions))])
+    new, *kept = (float(line) for line in done.output.split())
+    yield Row('new worker, call to first step', new, 's', note='wall time; start of Python, imports, kernels')
+    yield Row('kept worker, call to first step', median(kept), 's', 0.3, note='wall time')
 
 
 def peak_memory(rows: int) -> Iterator[Row]:
