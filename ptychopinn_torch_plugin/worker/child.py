@@ -140,8 +140,8 @@ def _next_call(calls: Connection[Any, Any], channel: Channel, stop: StopFlag) ->
 
 @contextmanager
 def _restored_process() -> Iterator[None]:
-    """Restore what a call may change in this process: environment, working folder, warnings and log."""
-    environment, folder, root = dict(os.environ), Path.cwd(), logging.getLogger()
+    """Restore what a call may change in this process: environment, warnings and log."""
+    environment, root = dict(os.environ), logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
         with warnings.catch_warnings():
@@ -149,7 +149,6 @@ def _restored_process() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        os.chdir(folder)
         root.handlers[:] = handlers
         root.setLevel(level)
 

@@ -18,6 +18,7 @@ from ptychodus.api.reconstruct import TrainableReconstructor
 from ptychopinn_torch_plugin.errors import ModelFileError, ModelNotLoadedError
 from ptychopinn_torch_plugin.metrics import r_factor
 from ptychopinn_torch_plugin.storage.model_file import read_model_header
+from ptychopinn_torch_plugin.worker.parent import end_kept_worker
 
 from .conftest import TrainedWindow
 from .window import PINN, QUICK, SUPERVISED, PtychodusWindow, worker_processes
@@ -34,6 +35,7 @@ ENDLESS = 100_000
 @pytest.fixture(autouse=True)
 def _settings_and_children(real_window: PtychodusWindow) -> Iterator[None]:
     """Begin with the quick settings; leave neither an error dialog unexplained nor a process behind."""
+    end_kept_worker()
     before = worker_processes()
     real_window.set_values(QUICK)
     real_window.dialogs.clear()
@@ -41,6 +43,7 @@ def _settings_and_children(real_window: PtychodusWindow) -> Iterator[None]:
     if real_window.monitor.is_processing:  # the test has failed half-way
         real_window.press_stop()
     assert not real_window.dialogs
+    end_kept_worker()
     assert worker_processes() == before
 
 
@@ -98,6 +101,11 @@ def test_infer_button_brings_a_product_with_the_losses_of_the_training(trained_w
     assert 'pinn' in window.products[index].get_name()
     assert window.plotted_epochs() == [1, 2, 3]
     assert [f'{loss.value:.4f}' in trained_window.log for loss in found.losses] == [True] * 3
+
+    kept = worker_processes()
+    again = product_at(window, infer(trained_window))
+    assert worker_processes() == kept, 'the worker of the first inference serves the second'
+    assert np.array_equal(again.object_.get_array(), found.object_.get_array())
 
 
 def test_a_saved_model_gives_the_same_object_in_a_new_process(

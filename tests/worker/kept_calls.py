@@ -20,12 +20,11 @@ def report_process(job: Job, channel: Channel, stop: StopFlag) -> None:
     root = logging.getLogger()
     logger.info('pid=%d', os.getpid())
     logger.info(
-        'marks=%s handlers=%d level=%d filters=%s folder=%s sigterm=%s',
+        'marks=%s handlers=%d level=%d filters=%s sigterm=%s',
         [name for name in os.environ if name.startswith('MARK')],
         len(root.handlers),
         root.level,
         any(entry[0] == 'error' for entry in warnings.filters),
-        os.getcwd() == os.path.realpath('/'),  # noqa: PTH109
         signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN),
     )
 
@@ -34,7 +33,6 @@ def leave_marks(job: Job, channel: Channel, stop: StopFlag) -> None:
     """Change what a call can change in its process."""
     logger.info('pid=%d', os.getpid())
     os.environ['MARK'] = 'here'
-    os.chdir('/')
     warnings.simplefilter('error')
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger().setLevel(logging.ERROR)

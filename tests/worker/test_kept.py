@@ -68,7 +68,7 @@ def test_the_next_call_uses_the_same_process_as_it_was() -> None:
     pid, clean = call()
     assert call('leave_marks') == (pid, [])
     assert call() == (pid, clean)
-    assert clean == ['marks=[] handlers=1 level=20 filters=False folder=False sigterm=False']
+    assert clean == ['marks=[] handlers=1 level=20 filters=False sigterm=False']
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
