@@ -406,7 +406,7 @@ def _create_view_controller_factories(
     loaded: list[Loaded],
     file_dialog_factory: Any,  # noqa: ANN401 - passed on
 ) -> list[ReconstructorViewControllerFactory]:
-    from .panel import GuardedViewControllerFactory
+    from .panel.factory import GuardedViewControllerFactory
 
     factories: list[ReconstructorViewControllerFactory] = []
 
