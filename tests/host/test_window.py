@@ -293,15 +293,22 @@ def test_train_then_infer_with_the_buttons_of_the_window(
     assert (repository[index + 1].get_product().object_.get_array() == 0.5j).all()
 
 
-def test_inference_without_a_model_says_what_to_do(window: Window, workflow_folder: Path) -> None:
+def test_inference_without_a_model_is_refused_before_a_product_is_made(window: Window, workflow_folder: Path) -> None:
     index = load_workflow(window, workflow_folder)
     window.select(KEYS[1])
-    api = window.model.processing_core.processing_api
-    runs = api.task_monitor.get_completed_runs()
-    api.reconstruct(product_index=index)
-    window.wait(lambda: api.task_monitor.get_completed_runs() == runs + 1)
-    window.wait(lambda: 'train one first' in window.view.processing_status_view.text_edit.toPlainText())
-    assert isinstance(api.task_monitor.get_last_error(), ModelNotLoadedError)
+    actions = window.processing._actions_view
+    assert not actions.reconstruct_button.isEnabled()
+    assert 'load a model' in actions.reconstruct_button.toolTip()
+    combo_box = window.processing._product_view_controller.get_widget()
+    combo_box.setCurrentIndex(0)
+    combo_box.setCurrentIndex(index)  # the host enables the button here
+    assert not actions.reconstruct_button.isEnabled()
+    api, repository = window.model.processing_core.processing_api, window.model.product_core.product_repository
+    runs, products = api.task_monitor.get_completed_runs(), len(repository)
+    with pytest.raises(ModelNotLoadedError, match='train one first'):
+        api.reconstruct(product_index=index)
+    assert len(repository) == products
+    assert api.task_monitor.get_completed_runs() == runs
 
 
 BROKEN_PANELS = {
