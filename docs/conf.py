@@ -40,7 +40,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 PACKAGE = ptychopinn_torch_plugin.__name__
-HIDDEN = {f'{PACKAGE}.host.panel'}
+HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in ('factory', 'fields', 'fold', 'page')}
 """Modules without a place in the reference: this one needs a screen's libraries to be imported."""
 
 _PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
@@ -55,8 +55,9 @@ def settings_table(section: str) -> str:
         '| --- ' * 4 + '|',
     ]
     for field in iter_setting_fields(section):
+        unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
-        rows.append(f'| `{section}.{field.name}` | `{field.default}` | {field.unit} | {field.tip}{choices} |')
+        rows.append(f'| `{section}.{field.name}` | `{field.default}` | {unit} | {field.tip}{choices} |')
     return '\n'.join(rows)
 
 

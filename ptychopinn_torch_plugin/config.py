@@ -10,7 +10,8 @@ This module imports neither torch nor Lightning: the host process reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,22 +22,30 @@ Accelerator = Literal['auto', 'cpu', 'cuda', 'mps']
 KernelChoice = Literal['auto', 'numba', 'torch']
 
 
-def setting(default: Any, label: str, tip: str, *, unit: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
-    """Declare a field that users see: ``label`` and ``unit`` in the panel, ``tip`` as its tool tip and help text.
+def setting(default: Any, label: str, tip: str, *, unit: str = '', zero: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
+    """Declare a field that users see.
 
-    ``bounds`` are pydantic's own (``ge``, ``le``, ``gt``, ``lt``). A field declared with plain :func:`pydantic.Field`
-    is part of the tree but not a setting of the host.
+    Args:
+        default: value in every run that does not set another.
+        label: name in the panel; no two fields have the same.
+        tip: tool tip and help text: what the value does, and when to change it.
+        unit: unit of the value, shown behind it.
+        zero: word that is shown in place of 0 where 0 has a meaning of its own, for example ``'automatic'``.
+        bounds: pydantic's own (``ge``, ``le``, ``gt``, ``lt``).
+
+    A field declared with plain :func:`pydantic.Field` is part of the tree but not a setting of the host.
     """
-    return Field(default, title=label, description=tip, json_schema_extra={'unit': unit}, **bounds)
+    return Field(default, title=label, description=tip, json_schema_extra={'unit': unit, 'zero': zero}, **bounds)
 
 
-def _accelerator_setting(purpose: str) -> Any:  # noqa: ANN401 - pydantic's own type
-    return setting('auto', 'Accelerator', f'Device to {purpose} on. "auto" is a GPU if there is one.')
+def _accelerator_setting(verb: str, stage: str) -> Any:  # noqa: ANN401 - pydantic's own type
+    tip = f'Device to {verb} on. "auto" is a GPU if there is one. Choose "cpu" where other programs need the GPU.'
+    return setting('auto', f'Accelerator ({stage})', tip)
 
 
-def _threads_setting() -> Any:  # noqa: ANN401 - pydantic's own type
-    tip = 'Threads for the computation on a CPU. 0 uses all cores.'
-    return setting(0, 'CPU threads', tip, unit='0 = all cores', ge=0, le=1024)
+def _threads_setting(stage: str) -> Any:  # noqa: ANN401 - pydantic's own type
+    tip = 'Threads of the computation on a CPU. 0 uses all cores. Lower it where the machine has other work to do.'
+    return setting(0, f'CPU threads ({stage})', tip, unit='threads', zero='all cores', ge=0, le=1024)
 
 
 class _Frozen(BaseModel):
@@ -49,7 +58,8 @@ class DataConfig(_Frozen):
     group_size: int = setting(
         64,
         'Group size (C_g)',
-        'Neighbouring scan positions that the network reconstructs together. 1 is the overlap-free single-shot mode.',
+        'Neighbouring scan positions that the network reconstructs together. 1 is the overlap-free single-shot mode. '
+        'Lower it if memory runs out in training.',
         unit='positions',
         ge=1,
         le=4096,
@@ -57,7 +67,8 @@ class DataConfig(_Frozen):
     neighbor_count: int = setting(
         80,
         'Neighbour count (K)',
-        'A group is an anchor and C_g - 1 of its K nearest neighbours, drawn without replacement.',
+        'A group is an anchor and C_g - 1 of its K nearest neighbours, drawn without replacement. Must be at least the '
+        'group size - 1; a larger value makes the groups differ more from each other.',
         unit='positions',
         ge=0,
         le=16384,
@@ -65,14 +76,17 @@ class DataConfig(_Frozen):
     groups_per_epoch: int = setting(
         0,
         'Groups per epoch',
-        'Groups drawn in one epoch of training. 0 draws as many as cover every position once on average.',
-        unit='0 = automatic',
+        'Groups drawn in one epoch of training. 0 draws as many as cover every position once on average. Lower it for '
+        'shorter epochs on a very large scan.',
+        unit='groups',
+        zero='automatic',
         ge=0,
     )
     validation_fraction: float = setting(
         0.05,
         'Validation fraction',
-        'Share of the positions that is not trained on; the validation loss is computed from it after every epoch.',
+        'Share of the positions that is not trained on; the validation loss is computed from it after every epoch. Set '
+        '0 for a scan of few positions.',
         ge=0.0,
         le=0.5,
     )
@@ -86,8 +100,9 @@ class DataConfig(_Frozen):
     subsample: int = setting(
         0,
         'Subsample',
-        'Positions of each scan to use, drawn at random. 0 takes all.',
-        unit='positions, 0 = all',
+        'Positions of each scan to train on, drawn at random. 0 takes all. Set it for a first trial on a large scan.',
+        unit='positions',
+        zero='all',
         ge=0,
     )
     subsample_seed: int = setting(0, 'Subsample seed', 'Fixes which positions a subsample takes.', ge=0, le=2**31 - 1)
@@ -111,24 +126,29 @@ class ProbeConfig(_Frozen):
     mask_radius: float = setting(
         0.0,
         'Mask radius',
-        'The probe is set to zero outside a disk of this radius around its centre of power. 0 applies no mask.',
-        unit='pixels, 0 = off',
+        'The probe is set to zero outside a disk of this radius around its centre of power. 0 applies no mask. Use it '
+        'where the given probe has noise far from its centre.',
+        unit='pixels',
+        zero='no mask',
         ge=0.0,
         le=1e5,
     )
     smoothing_sigma: float = setting(
         0.0,
-        'Smoothing',
-        'Standard deviation of a Gaussian that the probe is convolved with. 0 does not smooth it.',
-        unit='pixels, 0 = off',
+        'Smoothing of the probe',
+        'Standard deviation of a Gaussian that the probe is convolved with. 0 does not smooth it. Use it for a probe '
+        'of an earlier reconstruction that is noisy.',
+        unit='pixels',
+        zero='off',
         ge=0.0,
         le=1e4,
     )
     scale: float = setting(
         0.0,
-        'Scale',
-        'Photons of the probe: 0 fits them to the counts; any other value takes the probe as given, times this factor.',
-        unit='0 = fitted',
+        'Scale of the probe',
+        'Photons of the probe: 0 fits them to the counts; any other value takes the probe as given, times this factor. '
+        'Change it only if the photons of the probe were measured.',
+        zero='fitted',
         ge=0.0,
         le=1e9,
     )
@@ -144,24 +164,38 @@ class ModelConfig(_Frozen):
         'unrolled',
         'Generator',
         'The network that reconstructs the object. "unrolled": physics steps on the object, each followed by a small '
-        'shared U-Net. "patch": one pass from a group of patterns to its object patches.',
+        'shared U-Net. "patch": one pass from a group of patterns to its object patches, faster and of lower quality.',
     )
     steps: int = setting(
         8,
         'Physics steps',
-        'Physics steps: each is followed by the network ("unrolled"), or all precede its one pass ("patch").',
+        'Physics steps: each is followed by the network ("unrolled"), or all precede its one pass ("patch"). More '
+        'steps give a better object and take longer, in proportion.',
         unit='steps',
         ge=1,
         le=200,
     )
     width: int = setting(
-        16, 'Network width', 'Feature channels of the first level of the U-Net.', unit='channels', ge=4, le=256
+        16,
+        'Network width',
+        'Feature channels of the first level of the U-Net. Raise it to train on many scans, lower it if memory runs '
+        'out.',
+        unit='channels',
+        ge=4,
+        le=256,
     )
-    levels: int = setting(3, 'Network levels', 'Resolution levels of the U-Net.', unit='levels', ge=1, le=6)
+    levels: int = setting(
+        3,
+        'Network levels',
+        'Resolution levels of the U-Net. One more doubles the distance over which the network sees the object.',
+        unit='levels',
+        ge=1,
+        le=6,
+    )
     memory_channels: int = setting(
         4,
         'Memory channels',
-        'Channels that the network "unrolled" passes from one step to the next.',
+        'Channels that the network "unrolled" passes from one step to the next. There is rarely a reason to change it.',
         unit='channels',
         ge=0,
         le=64,
@@ -169,7 +203,8 @@ class ModelConfig(_Frozen):
     amplitude_activation: Literal['softplus', 'sigmoid', 'relu', 'swish'] = setting(
         'softplus',
         'Amplitude activation',
-        'Function that limits the amplitudes of the generator "patch"; its phases are pi tanh.',
+        'Function that limits the amplitudes of the generator "patch"; its phases are pi tanh. Choose "sigmoid" for an '
+        'object that only absorbs.',
     )
     probe_big: bool = setting(
         True,
@@ -182,44 +217,71 @@ class ModelConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """Training of the network."""
 
-    epochs: int = setting(30, 'Epochs', 'Passes over the scan.', unit='epochs', ge=1, le=100_000)
+    epochs: int = setting(
+        30,
+        'Epochs (training)',
+        'Passes of the training over the scan. Raise it while the validation loss still falls at the end of a run.',
+        unit='epochs',
+        ge=1,
+        le=100_000,
+    )
     batch_size: int = setting(
         0,
-        'Batch size',
-        'Groups in one optimiser step. 0 takes as many as contain 64 patterns.',
-        unit='groups, 0 = automatic',
+        'Batch size (training)',
+        'Groups in one optimiser step. 0 takes as many as contain 64 patterns. Set 1 if memory runs out in training.',
+        unit='groups',
+        zero='automatic',
         ge=0,
         le=4096,
     )
-    learning_rate: float = setting(3e-3, 'Learning rate', 'Largest rate of the schedule (AdamW).', gt=0.0, le=1.0)
+    learning_rate: float = setting(
+        3e-3,
+        'Learning rate',
+        'Largest rate of the schedule (AdamW). Lower it, for example to 0.001, if the loss jumps or is not finite.',
+        gt=0.0,
+        le=1.0,
+    )
     scheduler: Literal['one-cycle', 'constant', 'exponential', 'warmup-cosine', 'plateau'] = setting(
-        'one-cycle', 'Schedule', 'Change of the learning rate over the run.'
+        'one-cycle',
+        'Schedule',
+        'Change of the learning rate over the run. Choose "plateau" if you do not know how many epochs are needed.',
     )
     likelihood: Literal['amplitude', 'poisson', 'mae'] = setting(
         'amplitude',
-        'Likelihood',
+        'Likelihood (training)',
         'Comparison of simulated and measured patterns: squared amplitude differences, the Poisson likelihood of the '
-        'counts (low dose), or absolute amplitude differences (mae). "Supervised" compares objects instead.',
+        'counts (faint scans), or absolute amplitude differences (mae). "Supervised" compares objects instead.',
     )
     probe_trainable: bool = setting(
         True,
         'Learn the probe',
-        'Refine the probe of every scan during training; that of the first scan is saved in the model.',
+        'Refine the probe of every scan during training; that of the first scan is saved in the model. Switch it off '
+        'only if the probe is known well, for example from "Refine".',
     )
     positions_trainable: bool = setting(
-        False, 'Learn the positions', 'Refine the positions of every scan during training.'
+        False,
+        'Learn the positions',
+        'Refine the positions of every scan during training. Switch it on if the stage is inaccurate by a pixel or '
+        'more.',
     )
     intensity_scale_trainable: bool = setting(
-        False, 'Learn the intensity scale', 'Fit one photon scale for each scan during training.'
+        False,
+        'Learn the intensity scale',
+        'Fit one photon scale for each scan during training. Switch it on for scans of very different exposures.',
     )
     gradient_clip: float = setting(
-        1.0, 'Gradient clip', 'Largest norm of the gradient in one step. 0 switches the limit off.', ge=0.0
+        1.0,
+        'Gradient clip',
+        'Largest norm of the gradient in one step. 0 switches the limit off. Lower it if the loss jumps.',
+        zero='off',
+        ge=0.0,
     )
     early_stop_patience: int = setting(
         0,
-        'Patience',
+        'Stop early after',
         'The run ends when the monitored loss has not improved for this many epochs. 0 runs all epochs.',
-        unit='epochs, 0 = off',
+        unit='epochs',
+        zero='off',
         ge=0,
         le=100_000,
     )
@@ -230,22 +292,29 @@ class TrainingConfig(_Frozen):
         '"must" ends with an error if it does not, "never" starts anew.',
     )
     seed: int = setting(
-        0, 'Seed', 'Seed of random numbers; the same seed gives the same model on a CPU.', ge=0, le=2**31 - 1
+        0,
+        'Seed',
+        'Seed of random numbers; the same seed gives the same model on a CPU. Change it to see the effect of chance.',
+        ge=0,
+        le=2**31 - 1,
     )
-    accelerator: Accelerator = setting('auto', 'Accelerator', 'Device to train on. "auto" is a GPU if there is one.')
-    devices: int = setting(1, 'Devices', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
+    accelerator: Accelerator = _accelerator_setting('train', 'training')
+    devices: int = setting(1, 'Devices (training)', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
     precision: Literal['32', 'bf16', '16'] = setting(
-        '32', 'Precision', 'Precision of the convolutions of the network; the physics is always float32.', unit='bits'
+        '32',
+        'Precision',
+        'Precision of the convolutions of the network; the physics is always float32. "bf16" is faster on a new GPU.',
+        unit='bits',
     )
     accumulate: int = setting(
         1,
-        'Accumulate',
-        'Batches whose gradients form one optimiser step.',
+        'Accumulated batches',
+        'Batches whose gradients form one optimiser step. Raise it where memory allows only a small batch.',
         unit='batches',
         ge=1,
         le=4096,
     )
-    threads: int = _threads_setting()
+    threads: int = _threads_setting('training')
 
     @field_validator('devices')
     @classmethod
@@ -268,7 +337,13 @@ class ExecutionConfig(_Frozen):
         True, 'Deterministic', 'Use algorithms whose result is the same in every run, where torch has them.'
     )
     workers: int = setting(
-        0, 'Loader processes', 'Processes that make batches. 0 makes them in the training process.', ge=0, le=64
+        0,
+        'Loader processes',
+        'Processes that make batches. 0 makes them in the training process.',
+        unit='processes',
+        zero='none',
+        ge=0,
+        le=64,
     )
     pin_memory: bool = setting(False, 'Pin memory', 'Loader processes return batches in page-locked memory (GPU).')
     persistent_workers: bool = setting(
@@ -282,7 +357,8 @@ class ExecutionConfig(_Frozen):
         0,
         'Checkpoints',
         'Model files of the best epochs kept in the folder "checkpoints" beside the model.',
-        unit='files, 0 = none',
+        unit='files',
+        zero='none',
         ge=0,
         le=1000,
     )
@@ -299,7 +375,8 @@ class ExecutionConfig(_Frozen):
         900,
         'Silence limit',
         'A worker process that sends neither progress nor a log line for this long is ended. 0 does not end it.',
-        unit='seconds, 0 = off',
+        unit='s',
+        zero='no limit',
         ge=0,
         le=10_000_000,
     )
@@ -327,14 +404,17 @@ class RefinementConfig(_Frozen):
 
     refine_epochs: int = setting(
         60,
-        'Epochs',
-        'Passes over all patterns. With a network they follow it; 0 gives the object of the network alone.',
+        'Epochs (refinement)',
+        'Passes over all patterns. With a network they follow it; 0 gives the object of the network alone. Raise it if '
+        'the deviance in the plot still falls at the end.',
+        unit='epochs',
+        zero='none',
         ge=0,
         le=100_000,
     )
     likelihood: Literal['auto', 'amplitude', 'poisson'] = setting(
         'auto',
-        'Likelihood',
+        'Likelihood (refinement)',
         'Comparison of simulated and measured patterns: squared amplitude differences, or the Poisson likelihood of '
         'the counts. "auto" is Poisson below 20 counts per pixel on average.',
     )
@@ -344,28 +424,42 @@ class RefinementConfig(_Frozen):
         'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. 0 is off. '
         'Below 10,000 photons per pattern, choose 0.5 for an object with texture as fine as the pixels.',
         unit='photons',
+        zero='off',
         ge=0.0,
         le=1e6,
     )
-    refine_probe: bool = setting(True, 'Refine the probe', 'Refine all incoherent modes of the probe.')
+    refine_probe: bool = setting(
+        True,
+        'Refine the probe',
+        'Refine all incoherent modes of the probe. Switch it off only if the probe is known well.',
+    )
     probe_start: int = setting(
-        2, 'Probe from epoch', 'Epochs before the probe is refined; the object needs a few epochs first.', ge=0
+        2,
+        'Probe from epoch',
+        'Epochs before the probe is refined; the object needs a few epochs first. Raise it if the probe diverges.',
+        ge=0,
     )
     probe_modes: int = setting(
         0,
         'Probe modes',
-        'Number of incoherent modes. New ones start as weak derivatives of the first; 0 uses those of the product.',
-        unit='0 = as given',
+        'Number of incoherent modes. New ones start as weak derivatives of the first; 0 uses those of the product. Try '
+        '2 or 3 for a partially coherent beam or a scan on the fly.',
+        unit='modes',
+        zero='as given',
         ge=0,
         le=32,
     )
     refine_positions: bool = setting(
         True,
         'Refine the positions',
-        'Refine the positions. Their common shift, scale, rotation and shear do not change.',
+        'Refine the positions. Their common shift, scale, rotation and shear do not change. Switch it off below about '
+        '10,000 photons per pattern.',
     )
     positions_start: int = setting(
-        10, 'Positions from epoch', 'Epochs before the positions are refined; the object must be sharp first.', ge=0
+        10,
+        'Positions from epoch',
+        'Epochs before the positions are refined; the object must be sharp first.',
+        ge=0,
     )
     refine_intensity: bool = setting(
         False,
@@ -382,8 +476,10 @@ class RefinementConfig(_Frozen):
     search_positions: float = setting(
         0.0,
         'Search lost positions',
-        'Largest error of the positions: search within it before the refinement. 0 does not search.',
-        unit='pixels, 0 = off',
+        'Largest error of the positions: search within it before the refinement. 0 does not search. Set it to 3 or '
+        'more if the stage is known to be inaccurate.',
+        unit='pixels',
+        zero='off',
         ge=0.0,
         le=256.0,
     )
@@ -394,9 +490,10 @@ class InferenceConfig(_Frozen):
 
     steps: int = setting(
         0,
-        'Unrolled steps',
-        'Physics steps at inference. 0 is twice the number of the training.',
-        unit='0 = automatic',
+        'Steps at inference',
+        'Physics steps at inference. 0 is twice the number of the training. Raise it if the object is still blurred.',
+        unit='steps',
+        zero='automatic',
         ge=0,
         le=1000,
     )
@@ -405,35 +502,44 @@ class InferenceConfig(_Frozen):
         'Window size',
         'Positions reconstructed together in one object array. 0 is the whole scan (best quality) or, with the '
         'generator "patch", groups as in training; a small window needs less memory.',
-        unit='positions, 0 = all',
+        unit='positions',
+        zero='all',
         ge=0,
     )
     batch_size: int = setting(
-        128, 'Batch size', 'Patterns in memory at a time; no effect on the result.', unit='patterns', ge=1, le=65536
+        128,
+        'Batch size (reconstruction)',
+        'Patterns in memory at a time; no effect on the result. Lower it if memory runs out.',
+        unit='patterns',
+        ge=1,
+        le=65536,
     )
     use_model_probe: Literal['auto', 'always', 'never'] = setting(
         'auto',
         'Use the probe of the model',
         'Reconstruct with the probe saved in the model file instead of that of the product: "auto" does so if it '
-        'explains the patterns better.',
+        'explains the patterns better. Choose "never" for a scan with another probe than that of the training.',
     )
     preview_interval: int = setting(
         1,
         'Preview interval',
-        'Steps between two displays of the object in the window. 0 shows the final result only.',
+        'Steps between two displays of the object in the window. 0 shows the final result only. Raise it if the window '
+        'is slow on a large object.',
         unit='steps',
+        zero='result only',
         ge=0,
     )
     batch_interval: int = setting(
         0,
         'Interval in batch mode',
         'Steps between two intermediate products in batch mode. 0 writes the final product only.',
-        unit='steps, 0 = off',
+        unit='steps',
+        zero='off',
         ge=0,
     )
     devices: int = setting(
         1,
-        'Devices',
+        'Devices (reconstruction)',
         'Devices that reconstruct one scan together: GPUs, or processes on a CPU. Ignored where torchrun has started '
         'the processes.',
         unit='devices',
@@ -446,8 +552,8 @@ class InferenceConfig(_Frozen):
         'Also reconstruct the odd and the even positions separately, and report their Fourier ring correlation, which '
         'gives the resolution. Takes twice the time.',
     )
-    accelerator: Accelerator = _accelerator_setting('reconstruct')
-    threads: int = _threads_setting()
+    accelerator: Accelerator = _accelerator_setting('reconstruct', 'reconstruction')
+    threads: int = _threads_setting('reconstruction')
 
     @field_validator('use_model_probe', mode='before')
     @classmethod
@@ -468,8 +574,22 @@ class Config(_Frozen):
     inference: InferenceConfig = InferenceConfig()
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return which of the ``known`` names ``name`` may be a misspelling of, as a question, or a list of all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else f'choose one of {", ".join(names)}'
+
+
 def reason(item: Mapping[str, Any]) -> str:
     """Return why a field was refused, from an entry of :meth:`pydantic.ValidationError.errors`."""
+    if item['type'] == 'extra_forbidden':
+        *sections, name = (str(part) for part in item['loc'])
+        names = Config.model_fields
+        for section in sections:
+            annotation = names[section].annotation
+            names = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, _Frozen) else {}
+        return f'there is no such {"setting" if sections else "section"}: {suggestion(name, names)}'
     # pydantic puts a prefix before the messages of our own validators that does not help a user.
     return str(item['msg']).removeprefix('Value error, ')
 
@@ -487,4 +607,5 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
             f'{".".join(str(part) for part in item["loc"])} = {item["input"]!r}: {reason(item)}'
             for item in error.errors()
         ]
-        raise ConfigurationError('These settings cannot be used: ' + '; '.join(lines) + '.') from error
+        text = '; '.join(lines)
+        raise ConfigurationError(f'These settings cannot be used: {text}{"" if text.endswith("?") else "."}') from error

@@ -9,13 +9,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from ptychodus.api.reconstruct import ReconstructInput, ReconstructorLibrary
     from ptychodus.api.settings import SettingsRegistry
     from ptychodus.controller.data import FileDialogFactory
     from ptychodus.controller.processing import ReconstructorViewControllerFactory
+    from ptychodus.model.processing import ProcessingTaskMonitor
+    from ptychodus.model.processing.api import ProcessingAlgorithmParameter
+    from ptychodus.model.product import ProductRepository
+    from ptychodus.view.processing import ProcessingStatusView
 
 ENTRY_POINT_GROUP: Final = 'ptychodus.reconstructors'
 
@@ -80,3 +84,55 @@ class HostRunAware(Protocol):
 
     def begin_host_run(self, run: HostRun) -> AbstractContextManager[None]:
         """Begin the call described by ``run``; the host leaves the returned context when the call has ended."""
+
+
+Action = Literal['train', 'reconstruct']
+
+
+@runtime_checkable
+class RunChecking(Protocol):
+    """Reconstructor that can refuse a run before the host makes anything for it; implementing this is optional."""
+
+    def check_run(self, action: Action, output_folder: Path | None) -> None:
+        """Raise an error with one sentence if a run cannot begin now: no model, a wrong setting, a read-only folder.
+
+        Called in the window's thread, or in the main thread of batch mode, so it must be quick. Without it, the host
+        copies the product first and shows the error of the run in its terminal only.
+
+        Args:
+            action: what the run would do.
+            output_folder: where it would write; None where it writes nothing (a reconstruction in the window).
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class HostWindow:
+    """Parts of the host's window, and functions of its model, that a panel can use."""
+
+    status_view: ProcessingStatusView
+    """The plot, the log and the progress bar."""
+
+    task_monitor: ProcessingTaskMonitor
+    """Notifies its observers, in the window's thread, when progress was made and when a run begins or ends."""
+
+    algorithm: ProcessingAlgorithmParameter
+    """Which reconstructor is selected."""
+
+    products: ProductRepository
+    product_box: Any
+    """The ``QComboBox`` in which a product is selected; its index is that of the product."""
+
+    prepare_input: Callable[[int], ReconstructInput]
+    """Return the input of a reconstructor for the product of an index; takes a second on a large scan."""
+
+
+@runtime_checkable
+class WindowAware(Protocol):
+    """View controller factory that uses :class:`HostWindow`; implementing this is optional."""
+
+    @property
+    def name(self) -> str:
+        """Name of the library, as of every factory."""
+
+    def connect_window(self, window: HostWindow) -> None:
+        """Use the window; called once, after its panels were created."""

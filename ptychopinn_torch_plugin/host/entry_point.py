@@ -33,7 +33,7 @@ class PtychoPINNPyTorchPlugin:
             TypeError: ``library`` was not made by this plug-in.
         """
         from .library import PtychoPINNPyTorchLibrary
-        from .panel import PtychoPINNViewControllerFactory
+        from .panel.factory import PtychoPINNViewControllerFactory
 
         if not isinstance(library, PtychoPINNPyTorchLibrary):
             raise TypeError(

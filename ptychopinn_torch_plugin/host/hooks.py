@@ -9,9 +9,12 @@ These methods of the host are wrapped:
 - ``ProcessingCore.__init__``: the libraries of the group are appended to the host's own;
 - ``TrainBackgroundTask.__call__`` and ``ReconstructBackgroundTask.__call__``: a reconstructor that implements
   :class:`~ptychopinn_torch_plugin.host.contract.HostRunAware` receives what the host knows about the call;
-- ``ProcessingAPI.train`` and ``ProcessingAPI.reconstruct``: while the main thread waits for such a reconstructor,
-  Ctrl-C and the signals of schedulers stop the run in order; ``ModelCore.batch_mode_execute`` then returns the host's
-  code for an interrupted run;
+- ``ProcessingAPI.train`` and ``ProcessingAPI.reconstruct``: a reconstructor that implements
+  :class:`~ptychopinn_torch_plugin.host.contract.RunChecking` can refuse the run before the host makes anything; while
+  the main thread waits for a run, Ctrl-C and the signals of schedulers stop it in order;
+- ``SettingsRegistry.open_settings``: misspelt names of this package are warnings;
+- ``ModelCore.batch_mode_execute``: ends with the host's code for an interrupted run after a signal, and with that of
+  wrong usage for misspelt names or an output folder that cannot be made;
 - ``ProcessingController.__init__``, once the window is imported: the panels are appended, and the Infer button is
   updated when a run has ended (the host itself updates it only when the run starts).
 """
@@ -33,7 +36,17 @@ from weakref import WeakKeyDictionary, ref
 
 import wrapt
 
-from .contract import ENTRY_POINT_GROUP, HostRun, HostRunAware, ReconstructorPlugin, call_now, never_stop
+from .contract import (
+    ENTRY_POINT_GROUP,
+    HostRun,
+    HostRunAware,
+    HostWindow,
+    ReconstructorPlugin,
+    RunChecking,
+    WindowAware,
+    call_now,
+    never_stop,
+)
 from .interruption import RunInterruptedError, StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -74,20 +87,35 @@ class _HostModel:
     stop_request: StopRequest | None = None
     """The one of the run that the main thread waits for."""
 
-    def handles_stop_requests(self) -> bool:
-        """Return whether the selected reconstructor is one of the group and observes ``HostRun.should_stop``."""
+    is_batch: bool = False
+    """Whether batch mode is under way: a misspelt name then ends it."""
+
+    misspelt: list[str] = dataclasses.field(default_factory=list)
+    """Sentences about the misspelt names in the settings files that were read."""
+
+    def owns(self, reconstructor: object) -> bool:
+        """Return whether ``reconstructor`` is one of the group."""
+        return any(reconstructor is own for _, library in self.loaded for own in library)
+
+    def selected(self) -> object:
+        """Return the selected reconstructor if it is one of the group, else None."""
         algorithm = self.algorithm()
         selected = None if algorithm is None else algorithm.get_current_reconstructor()
-        is_of_group = any(selected is reconstructor for _, library in self.loaded for reconstructor in library)
-        return is_of_group and isinstance(selected, HostRunAware)
+        return selected if self.owns(selected) else None
 
 
-_MODELS: Final[WeakKeyDictionary[ProcessingAPI | ProcessingTaskMonitor, _HostModel]] = WeakKeyDictionary()
+_MODELS: Final[WeakKeyDictionary[ProcessingAPI | ProcessingTaskMonitor | SettingsRegistry, _HostModel]] = (
+    WeakKeyDictionary()
+)
 """The host models of this process, by the objects of theirs that the wrapped methods see."""
 
 
 class UnknownHostError(Exception):
     """The host's internals are not as this module expects."""
+
+
+class MisspeltSettingsError(Exception):
+    """A settings file of a batch run holds misspelt names."""
 
 
 @functools.cache
@@ -179,6 +207,8 @@ def _wrap_model() -> None:
     task_manager = _require_class('ptychodus.model.task_manager', 'ForegroundTaskManager')
     model = _require_class('ptychodus.model.core', 'ModelCore')
     _require_class('ptychodus.api.exit_codes', 'ExitCode')
+    registry = _require_class('ptychodus.api.settings', 'SettingsRegistry')
+    _require_attributes(registry, ('open_settings',))
     _require_parameters(core, ('settings_registry', 'algorithm_libraries', 'task_manager'))
     _require_attributes(api, ('task_monitor', 'train', 'reconstruct', 'set_reconstructor_if_provided'))
     _require_attributes(parameter, ('get_current_reconstructor',))
@@ -193,6 +223,7 @@ def _wrap_model() -> None:
     wrapt.wrap_function_wrapper(api, 'train', _run_with_signals)
     wrapt.wrap_function_wrapper(api, 'reconstruct', _run_with_signals)
     wrapt.wrap_function_wrapper(model, 'batch_mode_execute', _execute_batch)
+    wrapt.wrap_function_wrapper(registry, 'open_settings', _open_settings)
     setattr(core, MARKER, True)
 
 
@@ -210,10 +241,18 @@ def _wrap_controller() -> None:
     api = _require_class('ptychodus.model.processing.api', 'ProcessingAPI')
     monitor = _require_class('ptychodus.model.processing.monitor', 'ProcessingTaskMonitor')
     _require_parameters(
-        controller, ('algorithm_parameter', 'processing_api', 'file_dialog_factory', 'view_controller_factories')
+        controller,
+        (
+            'algorithm_parameter',
+            'processing_api',
+            'product_repository',
+            'status_view',
+            'file_dialog_factory',
+            'view_controller_factories',
+        ),
     )
     _require_attributes(controller, ('_sync_model_to_view',))
-    _require_attributes(api, ('task_monitor',))
+    _require_attributes(api, ('task_monitor', 'get_reconstruct_input'))
     _require_attributes(monitor, ('add_observer', 'get_completed_runs'))
 
     wrapt.wrap_function_wrapper(controller, '__init__', _init_processing_controller)
@@ -239,6 +278,7 @@ def _init_processing_core(
     wrapped(*bound.args, **bound.kwargs)
     model = _HostModel(loaded, ref(instance.algorithm_parameter), bound.arguments['task_manager'])
     _MODELS[instance.processing_api] = model
+    _MODELS[bound.arguments['settings_registry']] = model
     _MODELS[instance.processing_api.task_monitor] = model
 
 
@@ -303,8 +343,7 @@ def _call_train_task(
 ) -> None:
     run = HostRun(instance.reconstruct_input, False, should_stop=_stop_function(_MODELS.get(instance.task_monitor)))
 
-    with _host_run(instance.trainer, run):
-        wrapped(*args, **kwargs)
+    _run_task(wrapped, instance.trainer, run, _MODELS.get(instance.task_monitor))
 
 
 def _call_reconstruct_task(
@@ -323,8 +362,25 @@ def _call_reconstruct_task(
         should_stop=_stop_function(model),
     )
 
-    with _host_run(instance.reconstructor, run):
-        wrapped(*args, **kwargs)
+    _run_task(wrapped, instance.reconstructor, run, model)
+
+
+def _run_task(task: Callable[[], None], reconstructor: object, run: HostRun, model: _HostModel | None) -> None:
+    """Run the host's task.
+
+    The host logs an exception of a task with all arrays of its input. An error of a reconstructor of the group ends
+    here instead: it is in the reconstructor's own log, and the host's monitor holds it for whoever waits for the run.
+    """
+    try:
+        with _host_run(reconstructor, run):
+            task()
+    except Exception as error:
+        if model is None or not model.owns(reconstructor):
+            raise
+        from ..errors import PtychoPINNError
+
+        level = logging.DEBUG if isinstance(error, PtychoPINNError) else logging.ERROR
+        logger.log(level, 'The run failed.', exc_info=error)
 
 
 def _stop_function(model: _HostModel | None) -> Callable[[], bool]:
@@ -349,16 +405,22 @@ def _host_run(reconstructor: object, run: HostRun) -> ExitStack:
 def _run_with_signals(
     wrapped: Callable[..., Any], instance: ProcessingAPI, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:  # noqa: ANN401 - what the host's method returns
-    """Run a method of the host that may wait for a run; while it does so, signals stop the run in order."""
+    """Check a run before the host makes anything for it; while the host waits for it, signals stop it in order."""
     model = _MODELS.get(instance)
     arguments = _bind(wrapped, args, kwargs).arguments
 
-    if model is None or not arguments.get('block', False):
+    if model is None:
         return wrapped(*args, **kwargs)
 
     instance.set_reconstructor_if_provided(arguments.get('algorithm'))
+    selected = model.selected()
 
-    if not model.handles_stop_requests():
+    if isinstance(selected, RunChecking):
+        file = arguments.get('output_product_file')
+        folder = arguments.get('output_path') if file is None else Path(file).absolute().parent
+        selected.check_run('train' if 'input_path' in arguments else 'reconstruct', folder)
+
+    if not (arguments.get('block', False) and isinstance(selected, HostRunAware)):
         return wrapped(*args, **kwargs)
 
     with stop_on_signals() as stop_request:
@@ -370,17 +432,69 @@ def _run_with_signals(
             model.stop_request = None
 
 
+def _open_settings(
+    wrapped: Callable[..., None], instance: SettingsRegistry, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Read a settings file, and warn of misspelt names of this package in it.
+
+    Raises:
+        MisspeltSettingsError: there are some, and the file is that of a batch run.
+    """
+    wrapped(*args, **kwargs)
+    model = _MODELS.get(instance)
+    algorithm = None if model is None else model.algorithm()
+
+    if model is None or algorithm is None:
+        return
+
+    from .settings_file import misspelt_names
+
+    file = Path(_bind(wrapped, args, kwargs).arguments['file_path'])
+    keys = algorithm.available_reconstructors()
+    model.misspelt = misspelt_names(file, instance, keys, [library.name for _, library in model.loaded])
+
+    for sentence in model.misspelt:
+        logger.warning('%s: %s', file, sentence)
+
+    if model.is_batch and model.misspelt:
+        raise MisspeltSettingsError
+
+
 def _execute_batch(
     wrapped: Callable[..., ExitCode], instance: ModelCore, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> ExitCode:
-    """Run the host's batch mode; a run that a signal has stopped is its exit code 130."""
+    """Run the host's batch mode.
+
+    A run that a signal has stopped is its exit code 130; misspelt names and an output folder that cannot be made are
+    its code for wrong usage, before any data are read.
+    """
+    from ptychodus.api.exit_codes import ExitCode
+
+    model = _MODELS.get(instance.settings_registry)
+    folder = Path(_bind(wrapped, args, kwargs).arguments['output_directory'])
+
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.error('The output folder %s cannot be made (%s): choose another with -o.', folder, error.strerror)
+        return ExitCode.USAGE
+
+    if model is not None:
+        model.is_batch = True
+
+    try:
+        if model is not None and model.misspelt:
+            raise MisspeltSettingsError
         return wrapped(*args, **kwargs)
     except RunInterruptedError as error:
-        from ptychodus.api.exit_codes import ExitCode
-
         logger.warning('%s', error)
         return ExitCode.CANCELLED
+    except MisspeltSettingsError:
+        logger.error('Nothing was run: correct the names in the settings file that are listed above.')
+        return ExitCode.USAGE
+    finally:
+        if model is not None:
+            model.is_batch = False
 
 
 # Panels
@@ -398,15 +512,16 @@ def _init_processing_controller(
     ]
     wrapped(*bound.args, **bound.kwargs)
 
-    if loaded:
-        _update_infer_button(instance, bound.arguments, [library for _, library in loaded])
+    if model is not None and loaded:
+        _update_infer_button(instance, bound.arguments, model)
+        _connect_window(instance, bound.arguments)
 
 
 def _create_view_controller_factories(
     loaded: list[Loaded],
     file_dialog_factory: Any,  # noqa: ANN401 - passed on
 ) -> list[ReconstructorViewControllerFactory]:
-    from .panel import GuardedViewControllerFactory
+    from .panel.factory import GuardedViewControllerFactory
 
     factories: list[ReconstructorViewControllerFactory] = []
 
@@ -424,14 +539,25 @@ def _create_view_controller_factories(
     return factories
 
 
-def _update_infer_button(
-    controller: ProcessingController, arguments: Mapping[str, Any], libraries: list[ReconstructorLibrary]
-) -> None:
-    """Update the Infer button whenever a run of one of ``libraries`` has ended."""
-    from ptychodus.api.observer import Observable, Observer
+def _update_infer_button(controller: ProcessingController, arguments: Mapping[str, Any], model: _HostModel) -> None:
+    """Enable the Infer button of a reconstructor of the group only where a model is loaded.
 
-    algorithm_parameter = arguments['algorithm_parameter']
+    The host enables it whenever a product is selected, and updates it when a run starts, not when it has ended.
+    """
+    from ptychodus.api.observer import Observable, Observer
+    from ptychodus.api.reconstruct import TrainableReconstructor
+
     monitor = arguments['processing_api'].task_monitor
+    product_box = controller._product_view_controller.get_widget()
+    button = controller._actions_view.reconstruct_button
+
+    def disable_without_model() -> None:
+        selected = model.selected()
+        has_model = not isinstance(selected, TrainableReconstructor) or selected.is_model_loaded()
+        button.setToolTip('' if has_model else 'Train first, or load a model from the menu beside.')
+
+        if not has_model:
+            button.setEnabled(False)
 
     class InferButtonObserver(Observer):
         def __init__(self) -> None:
@@ -440,13 +566,39 @@ def _update_infer_button(
         def _update(self, observable: Observable) -> None:
             completed_runs = monitor.get_completed_runs()
 
-            if completed_runs == self._completed_runs:
-                return
-
-            self._completed_runs = completed_runs
-            current = algorithm_parameter.get_current_reconstructor()
-
-            if any(current is reconstructor for library in libraries for reconstructor in library):
+            if completed_runs != self._completed_runs and model.selected() is not None:
                 controller._sync_model_to_view()
 
-    monitor.add_observer(InferButtonObserver())
+            self._completed_runs = completed_runs
+            disable_without_model()
+
+    observer = InferButtonObserver()
+    monitor.add_observer(observer)
+    arguments['algorithm_parameter'].add_observer(observer)
+    product_box.currentIndexChanged.connect(lambda _index: disable_without_model())
+    products: Any = product_box.model()
+
+    for signal in (products.dataChanged, products.rowsInserted, products.rowsRemoved):
+        signal.connect(lambda *_: disable_without_model())
+
+
+def _connect_window(controller: ProcessingController, arguments: Mapping[str, Any]) -> None:
+    """Pass the window to every factory of panels that can use it; one that fails costs a warning."""
+    api = arguments['processing_api']
+    window = HostWindow(
+        status_view=arguments['status_view'],
+        task_monitor=api.task_monitor,
+        algorithm=arguments['algorithm_parameter'],
+        products=arguments['product_repository'],
+        product_box=controller._product_view_controller.get_widget(),
+        prepare_input=lambda index: api.get_reconstruct_input(product_index=index),
+    )
+
+    for factory in arguments['view_controller_factories']:
+        if isinstance(factory, WindowAware):
+            try:
+                factory.connect_window(window)
+            except Exception as error:
+                logger.warning(
+                    'The window cannot show the runs of "%s": %s: %s', factory.name, type(error).__name__, error
+                )

@@ -25,10 +25,13 @@ from ..storage.model_file import MODEL_FILE, MODEL_SUFFIX, read_model_header
 from ..storage.training_output import TrainingOutput
 from ..worker import messages
 from ..worker.job import open_job
+from .contract import Action
+from .output_check import check_writable
 from .runs import LOGGER_NAME, WorkerReconstructor
 from .settings import ModelType, PtychoPINNSettings
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..data.scan import RawScan
 
 _PATTERNS: Final = 'diff3d'
@@ -151,6 +154,20 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
 
     # Runs
 
+    def check_run(self, action: Action, output_folder: Path | None) -> None:
+        """Refuse a run with settings out of range, without a model to reconstruct with, or into a read-only folder.
+
+        Raises:
+            ConfigurationError: a setting is out of range.
+            ModelNotLoadedError: there is no model to reconstruct with.
+            ModelFileError: the model file was replaced by one that cannot be used.
+            OutputError: nothing can be written into the folder.
+        """
+        self._settings.build_config(self._model_type)
+        if action == 'reconstruct':
+            self._check_model_file(self._require_model_file('reconstruct with'))
+        check_writable(output_folder)
+
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data in ``input_path`` and write ``model.safetensors`` into ``output_path``.
 
@@ -222,6 +239,25 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
 class RefineReconstructor(WorkerReconstructor):
     """Refinement alone: an iterative engine without a model."""
 
+    def check_run(self, action: Action, output_folder: Path | None) -> None:
+        """Refuse a run with settings out of range, or into a read-only folder.
+
+        Raises:
+            ConfigurationError: a setting is out of range, or the number of epochs is 0.
+            OutputError: nothing can be written into the folder.
+        """
+        self._build_config()
+        check_writable(output_folder)
+
+    def _build_config(self) -> Config:
+        config = self._settings.build_config('pinn')
+        if config.refinement.refine_epochs == 0:
+            raise ConfigurationError(
+                '[PtychoPINNPyTorchRefinement] refine_epochs = 0 ("Epochs (refinement)" in the panel): "Refine" needs '
+                'at least one epoch.'
+            )
+        return config
+
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Reconstruct from a flat object by refinement; the last value yielded holds the result.
 
@@ -231,14 +267,7 @@ class RefineReconstructor(WorkerReconstructor):
             WorkerError: the worker failed or died.
         """
         with self.run('Refinement'):
-            config = self._settings.build_config('pinn')
-
-            if config.refinement.refine_epochs == 0:
-                raise ConfigurationError(
-                    '[PtychoPINNPyTorchRefinement] refine_epochs = 0: "Refine" needs at least one epoch.'
-                )
-
-            yield from self.products(parameters, 'refine', config, None)
+            yield from self.products(parameters, 'refine', self._build_config(), None)
 
 
 class _LossHistory:

@@ -17,9 +17,12 @@ from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
 from ..worker.parent import run_job
 from .contract import HostRun
+from .output_check import keep_elsewhere
 from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:
+    from ptychodus.api.product import Product
+
     from ..config import Config
     from ..types import Reconstruction
 
@@ -44,6 +47,7 @@ class WorkerReconstructor(Reconstructor):
         self._name = name
         self._settings = settings
         self._host_run: HostRun | None = None
+        self._result: Product | None = None
         self._progress = RunProgress()
 
     @property
@@ -62,8 +66,12 @@ class WorkerReconstructor(Reconstructor):
 
         try:
             yield
+        except OSError as error:
+            if self._result is not None:
+                keep_elsewhere(self._result, error)
+            raise
         finally:
-            self._host_run = None
+            self._host_run = self._result = None
 
     @contextmanager
     def run(self, what: str) -> Iterator[None]:
@@ -151,7 +159,8 @@ class WorkerReconstructor(Reconstructor):
             logger.warning('The run was stopped by a signal: the product holds the result so far.')
 
         _log_resolution(reconstruction, pixel_m)
-        yield ReconstructOutput(product_from_reconstruction(parameters, reconstruction), self._progress.finish())
+        self._result = product_from_reconstruction(parameters, reconstruction)
+        yield ReconstructOutput(self._result, self._progress.finish())
 
 
 class RunProgress:

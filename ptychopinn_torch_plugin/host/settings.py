@@ -68,6 +68,8 @@ class SettingField:
     default: int | float | bool | str
     label: str
     unit: str
+    zero: str
+    """Word that is shown in place of 0; empty where 0 is a number like any other."""
     tip: str
     minimum: float | None
     """Inclusive lower bound; None where there is none or it is exclusive."""
@@ -78,9 +80,9 @@ class SettingField:
 
     @property
     def caption(self) -> str:
-        """Label with the unit, for example ``Batch size [groups]``, unless the label says it (``CPU threads``)."""
-        is_in_label = not self.unit or self.unit.casefold() in self.label.casefold().split()
-        return self.label if is_in_label else f'{self.label} [{self.unit}]'
+        """Label with the unit and the meaning of 0: ``Batch size (training) [groups, 0 = automatic]``."""
+        parts = [part for part in (self.unit, self.zero and f'0 = {self.zero}') if part]
+        return f'{self.label} [{", ".join(parts)}]' if parts else self.label
 
 
 def group_name(section: str) -> str:
@@ -97,24 +99,6 @@ def iter_setting_fields(section: str) -> Iterator[SettingField]:
     for name, field in SECTIONS[section].model_fields.items():
         if field.title is not None:
             yield _describe(section, name, field, field.title)
-
-
-_REFINE_USES: Final = frozenset(
-    {'batch_size', 'preview_interval', 'batch_interval', 'half_scans', 'accelerator', 'threads'}
-)
-"""Inference settings that have an effect without a network."""
-
-
-def is_shown(reconstructor_name: str, field: SettingField) -> bool:
-    """Return whether the panel of a reconstructor (by its name, any case) shows a setting.
-
-    "Refine" has no network, and the section ``execution`` is for settings files and scripts only.
-    """
-    if field.section == 'execution':
-        return False
-    if reconstructor_name.casefold() != 'refine':
-        return True
-    return field.section in ('probe', 'refinement') or (field.section == 'inference' and field.name in _REFINE_USES)
 
 
 def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingField:
@@ -134,6 +118,7 @@ def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingF
         default=field.default,
         label=title,
         unit=str(extra.get('unit', '')),
+        zero=str(extra.get('zero', '')),
         tip=field.description or '',
         minimum=max(lower) if lower else None,
         maximum=min(upper) if upper else None,
@@ -163,11 +148,12 @@ class PtychoPINNSettings:
     """The plug-in's parameters in the host's registry, one group per section of the tree."""
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
+        self._groups: dict[str, ParameterGroup] = {}
         self._parameters: dict[str, dict[str, Parameter[Any]]] = {}
         self._unreadable: dict[tuple[str, str], tuple[str, str]] = {}
 
         for section in SECTIONS:
-            group = settings_registry.create_group(group_name(section))
+            group = self._groups[section] = settings_registry.create_group(group_name(section))
             self._parameters[section] = {
                 field.name: _create_parameter(group, field) for field in iter_setting_fields(section)
             }
@@ -191,6 +177,10 @@ class PtychoPINNSettings:
                 logger.warning('[%s] %s = %s cannot be read: change it.', group_name(section), name, value)
 
         parameter.set_value_from_string = read_or_keep  # type: ignore[method-assign] # of this parameter alone
+
+    def get_group(self, section: str) -> ParameterGroup:
+        """Return the host's group of one section; it notifies its observers of every change of a parameter in it."""
+        return self._groups[section]
 
     def get_parameter(self, section: str, name: str) -> Parameter[Any]:
         """Return the host's parameter of one field, for example ``('training', 'epochs')``."""
@@ -227,6 +217,8 @@ def _name_settings(error: ValidationError) -> ConfigurationError:
     for item in error.errors():
         section, *names = (str(part) for part in item['loc'])
         value = f' = {item["input"]}' if names else ''
-        lines.append(f'[{group_name(section)}] {" ".join(names)}{value}: {reason(item)}')
+        field = SECTIONS[section].model_fields.get(' '.join(names))
+        label = '' if field is None or field.title is None else f' ("{field.title}" in the panel)'
+        lines.append(f'[{group_name(section)}] {" ".join(names)}{value}{label}: {reason(item)}')
 
     return ConfigurationError(f'Change these settings of PtychoPINN (PyTorch): {"; ".join(lines)}.')

@@ -78,10 +78,15 @@ def test_bounds_are_inclusive_only(settings: PtychoPINNSettings) -> None:
     assert fields['epochs'].minimum == 1
 
 
-def test_caption_names_the_unit_once() -> None:
+def test_no_label_appears_twice() -> None:
+    labels = [field.label for field in ALL_FIELDS]
+    assert len(labels) == len(set(labels))
+
+
+def test_caption_names_unit_and_meaning_of_zero() -> None:
     captions = {field.name: field.caption for field in iter_setting_fields('training')}
-    assert captions['epochs'] == 'Epochs'
-    assert captions['batch_size'] == 'Batch size [groups, 0 = automatic]'
+    assert captions['epochs'] == 'Epochs (training) [epochs]'
+    assert captions['batch_size'] == 'Batch size (training) [groups, 0 = automatic]'
     assert captions['learning_rate'] == 'Learning rate'
 
 

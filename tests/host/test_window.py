@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +20,31 @@ os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
 from ptychodus.controller import ControllerCore
 from ptychodus.model import ModelCore
 from ptychodus.view import ViewCore
-from PyQt5.QtWidgets import QApplication, QCheckBox, QComboBox, QFormLayout, QGroupBox, QLabel, QLineEdit, QWidget
+from PyQt5.QtCore import Qt
+from PyQt5.QtTest import QTest
+from PyQt5.QtWidgets import (
+    QAbstractSpinBox,
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QLabel,
+    QSpinBox,
+    QWidget,
+)
 
 from ptychopinn_torch_plugin.errors import ModelNotLoadedError
 from ptychopinn_torch_plugin.host import runs as runs_module
-from ptychopinn_torch_plugin.host.settings import SECTIONS, iter_setting_fields
+from ptychopinn_torch_plugin.host.panel.fold import Fold
+from ptychopinn_torch_plugin.host.panel.layout import shown_fields
+from ptychopinn_torch_plugin.host.panel.page import SettingsPage
+from ptychopinn_torch_plugin.presets import PRESETS, preset_settings
 
 from .fake_worker import LOSSES, FakeWorker
 
 _KEPT: list[Window] = []
 KEYS = ('ptychopinn (pytorch)_pinn', 'ptychopinn (pytorch)_supervised')
+REFINE = 'ptychopinn (pytorch)_refine'
 
 
 class Window:
@@ -49,6 +66,10 @@ class Window:
         widget = self.processing._stacked_widget.currentWidget()
         assert widget is not None
         return widget
+
+    def settle(self) -> None:
+        for _ in range(3):
+            self._application.processEvents()
 
     def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
@@ -73,79 +94,152 @@ def window() -> Iterator[Window]:
         window.controller._run_tasks_timer.stop()
 
 
-def cell(form: QFormLayout, row: int, role: QFormLayout.ItemRole) -> QWidget:
-    item = form.itemAt(row, role)
-    assert item is not None
-    widget = item.widget()
-    assert widget is not None
-    return widget
-
-
-def rows(panel: QWidget) -> dict[str, dict[str, QWidget]]:
-    """Widgets of a panel by box title and label."""
-    found: dict[str, dict[str, QWidget]] = {}
-
-    for box in panel.findChildren(QGroupBox):
-        form = box.layout()
-        assert isinstance(form, QFormLayout)
-        found[box.title()] = {}
-
-        for row in range(form.rowCount()):
-            label, widget = (
-                cell(form, row, role) for role in (QFormLayout.ItemRole.LabelRole, QFormLayout.ItemRole.FieldRole)
-            )
-            assert isinstance(label, QLabel)
-            found[box.title()][label.text()] = widget
-
+def fields(panel: QWidget) -> dict[str, QWidget]:
+    """Fields of a panel by their labels."""
+    found = {}
+    for label in panel.findChildren(QLabel):
+        widget = label.buddy()
+        if widget is not None and label.text() != 'Preset:':
+            assert label.text() not in found, f'two fields have the label {label.text()}'
+            found[label.text()] = widget
     return found
 
 
-@pytest.mark.parametrize('key', KEYS)
-def test_panel_has_a_labelled_row_for_every_setting(window: Window, key: str) -> None:
+def type_into(field: QAbstractSpinBox, text: str) -> None:
+    """Replace the text of a field, key by key, and press Return."""
+    keyboard: Any = QTest  # its types lack the static methods
+    field.selectAll()
+    keyboard.keyClick(field, Qt.Key.Key_Delete)
+    keyboard.keyClicks(field, text)
+    keyboard.keyClick(field, Qt.Key.Key_Return)
+
+
+@pytest.mark.parametrize('key', [*KEYS, REFINE])
+def test_panel_has_one_labelled_field_with_a_tip_for_every_setting_it_uses(window: Window, key: str) -> None:
     window.select(key)
-    found = rows(window.panel())
-    sections = [section for section in SECTIONS if section != 'execution']
-    assert list(found) == [section.capitalize() for section in sections]
+    found = fields(window.panel())
+    expected = {f'{field.label}:': field for field in shown_fields(key.partition('_')[2])}
+    assert set(found) == set(expected)
+    for label, field in expected.items():
+        kinds = {bool: QCheckBox, str: QComboBox, int: QSpinBox, float: QDoubleSpinBox}
+        widget = found[label]
+        assert isinstance(widget, kinds[field.kind])
+        assert html.escape(field.tip, quote=False) in widget.toolTip()
 
-    for section in sections:
-        fields = list(iter_setting_fields(section))
-        assert list(found[section.capitalize()]) == [f'{field.caption}:' for field in fields]
 
-        for field in fields:
-            widget = found[section.capitalize()][f'{field.caption}:']
-            kind = QCheckBox if field.kind is bool else QComboBox if field.choices else QLineEdit
-            assert isinstance(widget, kind) or widget.findChild(kind) is not None
-            assert field.tip in {widget.toolTip(), *(child.toolTip() for child in widget.findChildren(QWidget))}
+def test_five_fields_are_above_the_folded_ones(window: Window) -> None:
+    for key in (*KEYS, REFINE):
+        window.select(key)
+        visible = [label for label, widget in fields(window.panel()).items() if widget.isVisibleTo(window.panel())]
+        assert len(visible) == 5
+    (fold,) = (item for item in window.panel().findChildren(Fold) if item.title == 'Refinement')
+    fold.button.click()
+    assert fields(window.panel())['Probe from epoch:'].isVisibleTo(window.panel())
+    fold.button.click()
 
 
 def test_panel_of_refine_shows_what_it_uses(window: Window) -> None:
-    window.select('ptychopinn (pytorch)_refine')
-    found = rows(window.panel())
-    assert list(found) == ['Probe', 'Refinement', 'Inference']
-    assert 'Refine the probe:' in found['Refinement']
-    assert not any('step' in label.casefold() and 'Unrolled' in label for label in found['Inference'])
+    window.select(REFINE)
+    found = fields(window.panel())
+    assert 'Refine the probe:' in found
+    assert not any('Steps at inference' in label or 'training' in label for label in found)
     assert window.processing._actions_view.reconstruct_button.text() == 'Reconstruct'
     assert window.processing._actions_view.train_button.isHidden()
 
 
 def test_panels_show_and_change_the_settings(window: Window) -> None:
-    group = window.model.settings_registry['PtychoPINNPyTorchTraining']
-    group.parameters()['epochs'].set_value(123)
-    group.parameters()['accelerator'].set_value('cuda')
-
+    group = window.model.settings_registry['PtychoPINNPyTorchTraining'].parameters()
+    group['epochs'].set_value(123)
+    group['accelerator'].set_value('cuda')
     for key in KEYS:
         window.select(key)
-        training = rows(window.panel())['Training']
-        epochs, accelerator = training['Epochs:'], training['Accelerator:']
-        assert isinstance(epochs, QLineEdit)
+        found = fields(window.panel())
+        epochs, accelerator = found['Epochs (training):'], found['Accelerator (training):']
+        assert isinstance(epochs, QSpinBox)
         assert isinstance(accelerator, QComboBox)
-        assert epochs.text() == '123'
+        assert epochs.text() == '123 epochs'
         assert accelerator.currentText() == 'cuda'
-        assert [accelerator.itemText(index) for index in range(accelerator.count())] == ['auto', 'cpu', 'cuda', 'mps']
+        words = [accelerator.itemText(index) for index in range(accelerator.count())]
+        assert words == ['automatic', 'cpu', 'cuda', 'mps']
+    epochs.setValue(5)
+    accelerator.setCurrentIndex(0)
+    accelerator.activated.emit(0)
+    assert group['epochs'].get_value() == 5
+    assert group['accelerator'].get_value() == 'auto'
 
-    epochs.setText('5')
-    epochs.editingFinished.emit()
-    assert group.parameters()['epochs'].get_value() == 5
+
+@pytest.mark.parametrize(
+    ('typed', 'value'),
+    [('0,001', 0.001), ('0.002', 0.002), ('2e-3', 0.002), ('', 0.003), ('-5', 0.003), ('1e9', 0.003), ('x,,y', 0.003)],
+)
+def test_nothing_that_is_typed_into_a_decimal_field_raises(window: Window, typed: str, value: float) -> None:
+    parameter = window.model.settings_registry['PtychoPINNPyTorchTraining'].parameters()['learning_rate']
+    parameter.set_value(0.003)
+    window.select(KEYS[0])
+    field = fields(window.panel())['Learning rate:']
+    assert isinstance(field, QDoubleSpinBox)
+    type_into(field, typed)
+    assert parameter.get_value() == pytest.approx(value, abs=1e-12)
+    assert float(field.text()) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_whole_number_stays_in_its_range_and_shows_what_it_means(window: Window) -> None:
+    parameter = window.model.settings_registry['PtychoPINNPyTorchInference'].parameters()['steps']
+    window.select(KEYS[0])
+    field = fields(window.panel())['Steps at inference:']
+    assert isinstance(field, QSpinBox)
+    parameter.set_value(0)
+    assert field.text() == 'automatic'
+    type_into(field, '99999')
+    assert field.text() == f'{parameter.get_value()} steps'
+    assert parameter.get_value() <= 1000
+    parameter.set_value_from_string('99999')  # from a settings file: the run would refuse it
+    assert 'out of range' in field.toolTip()
+    parameter.set_value(0)
+    assert 'out of range' not in field.toolTip()
+
+
+def test_fields_without_an_effect_are_disabled(window: Window) -> None:
+    group = window.model.settings_registry['PtychoPINNPyTorchModel'].parameters()
+    window.select(KEYS[0])
+    found = fields(window.panel())
+    group['generator'].set_value('unrolled')
+    assert found['Memory channels:'].isEnabled()
+    assert not found['Whole patch:'].isEnabled()
+    assert 'needs the generator "patch"' in found['Whole patch:'].toolTip()
+    group['generator'].set_value('patch')
+    assert not found['Memory channels:'].isEnabled()
+    assert found['Whole patch:'].isEnabled()
+    group['generator'].set_value('unrolled')
+
+
+def test_presets_set_and_recognise_settings(window: Window) -> None:
+    refinement = window.model.settings_registry['PtychoPINNPyTorchRefinement'].parameters()
+    window.select(REFINE)
+    page = window.panel()
+    assert isinstance(page, SettingsPage)
+    for name in (*PRESETS, 'balanced'):
+        page.preset_box.setCurrentIndex(page.preset_box.findData(name))
+        page.preset_box.activated.emit(page.preset_box.currentIndex())
+        assert page.preset_box.currentText() == PRESETS[name].label
+        expected = preset_settings(name)['refinement', 'refine_epochs']
+        assert refinement['refine_epochs'].get_value() == expected
+        assert page.purpose_label.text() == PRESETS[name].purpose
+    refinement['refine_epochs'].set_value(61)
+    assert page.preset_box.currentText() == 'Custom'
+    refinement['refine_epochs'].set_value(60)
+
+
+def test_a_panel_is_no_higher_than_its_own_contents(window: Window) -> None:
+    window.select(REFINE)
+    window.view.resize(1280, 800)
+    window.view.show()
+    window.view.processing_action.trigger()
+    window.settle()
+    bar = window.processing._scroll_area.verticalScrollBar()
+    assert bar is not None
+    assert bar.maximum() == 0
+    window.view.hide()
 
 
 def test_window_can_be_grabbed(window: Window) -> None:
@@ -199,15 +293,22 @@ def test_train_then_infer_with_the_buttons_of_the_window(
     assert (repository[index + 1].get_product().object_.get_array() == 0.5j).all()
 
 
-def test_inference_without_a_model_says_what_to_do(window: Window, workflow_folder: Path) -> None:
+def test_inference_without_a_model_is_refused_before_a_product_is_made(window: Window, workflow_folder: Path) -> None:
     index = load_workflow(window, workflow_folder)
     window.select(KEYS[1])
-    api = window.model.processing_core.processing_api
-    runs = api.task_monitor.get_completed_runs()
-    api.reconstruct(product_index=index)
-    window.wait(lambda: api.task_monitor.get_completed_runs() == runs + 1)
-    window.wait(lambda: 'train one first' in window.view.processing_status_view.text_edit.toPlainText())
-    assert isinstance(api.task_monitor.get_last_error(), ModelNotLoadedError)
+    actions = window.processing._actions_view
+    assert not actions.reconstruct_button.isEnabled()
+    assert 'load a model' in actions.reconstruct_button.toolTip()
+    combo_box = window.processing._product_view_controller.get_widget()
+    combo_box.setCurrentIndex(0)
+    combo_box.setCurrentIndex(index)  # the host enables the button here
+    assert not actions.reconstruct_button.isEnabled()
+    api, repository = window.model.processing_core.processing_api, window.model.product_core.product_repository
+    runs, products = api.task_monitor.get_completed_runs(), len(repository)
+    with pytest.raises(ModelNotLoadedError, match='train one first'):
+        api.reconstruct(product_index=index)
+    assert len(repository) == products
+    assert api.task_monitor.get_completed_runs() == runs
 
 
 BROKEN_PANELS = {
@@ -222,7 +323,7 @@ from PyQt5.QtWidgets import QApplication
 from ptychodus.controller import ControllerCore
 from ptychodus.model import ModelCore
 from ptychodus.view import ViewCore
-from ptychopinn_torch_plugin.host.panel import PtychoPINNViewControllerFactory as Factory
+from ptychopinn_torch_plugin.host.panel.factory import PtychoPINNViewControllerFactory as Factory
 from ptychopinn_torch_plugin.host.entry_point import PtychoPINNPyTorchPlugin
 
 def create(self, library, file_dialog_factory):
