@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     USER_SIGNAL_1 = 128 + getattr(signal, 'SIGUSR1', 10)
     USER_SIGNAL_2 = 128 + getattr(signal, 'SIGUSR2', 12)
     TERMINATED = 143
+    PROCESSOR_TIME = 128 + getattr(signal, 'SIGXCPU', 24)
 
 
 MEANINGS: Final = {
@@ -36,6 +37,7 @@ MEANINGS: Final = {
     ExitCode.USER_SIGNAL_1: 'ended by SIGUSR1 (sbatch --signal): the message names what was written',
     ExitCode.USER_SIGNAL_2: 'ended by SIGUSR2 (sbatch --signal): the message names what was written',
     ExitCode.TERMINATED: 'ended by SIGTERM (kill, a batch system): the message names what was written',
+    ExitCode.PROCESSOR_TIME: 'ended by SIGXCPU (limit of processor time): the message names what was written',
 }
 """One sentence for each code, as ``--help`` prints it."""
 

@@ -13,12 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Final
+from typing import Any
 
-STOP_SIGNALS: Final = tuple(
-    getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
-)
-"""Ctrl-C; what ``kill`` and batch systems send; a closed terminal; what ``sbatch --signal`` is usually set to send."""
+from ..signals import RUN_STOP_SIGNALS
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -34,7 +31,7 @@ class Interrupted(BaseException):
 
 
 class StopSignals:
-    """Receives the stop signals of the process while it is entered (in the main thread; elsewhere it receives none).
+    """Receives ``RUN_STOP_SIGNALS`` while it is entered (in the main thread; elsewhere it receives none).
 
     Signals that the process ignores stay ignored (``nohup``; SIGINT of a background job of a script).
     """
@@ -47,7 +44,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
+            for number in RUN_STOP_SIGNALS:
                 handler = signal.getsignal(number)
                 if handler not in (signal.SIG_IGN, None):  # None: set by a library, which needs it
                     self._before[number] = handler

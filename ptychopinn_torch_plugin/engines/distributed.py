@@ -32,6 +32,7 @@ from ..data.scan import RawScan
 from ..data.sharding import ConnectedProcesses, Processes, processes, working_as
 from ..errors import WorkerError
 from ..observer import Observer, SilentObserver
+from ..signals import ignore_stop_signals
 from ..types import Reconstruction
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _assist(number: int, size: int, port: int, first_process: int, run: Run, sca
 
     # Ctrl-C and schedulers send their signals to all processes; the first one decides what they do.
     signal.signal(signal.SIGINT, end_with_first_process)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stop_signals(signal.SIGINT)
     logging.getLogger().addHandler(logging.NullHandler())
     rank = number + 1
     store = _store(port, is_first=False)

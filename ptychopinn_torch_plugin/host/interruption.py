@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from ..worker.signals import IGNORED_SIGNALS, STACK_SIGNALS, STOP_SIGNALS
+from ..signals import RUN_STOP_SIGNALS
 
-_STOP_SIGNALS = STOP_SIGNALS | {signal.SIGINT}
-_USER_SIGNALS = (IGNORED_SIGNALS | STACK_SIGNALS) - _STOP_SIGNALS
 _DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
@@ -51,17 +49,12 @@ class StopRequest:
         self._signal = signal.Signals(number)
 
 
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing. Unlike ``SIG_IGN``, a Python handler is not inherited by the programs that the host starts."""
-
-
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn the signals that would end the process into a request to stop, until the exit.
 
-    SIGINT, SIGTERM, SIGHUP and SIGXCPU request the stop. SIGUSR1 and SIGUSR2, which clusters send to all processes of a
-    job, do nothing. A signal that is ignored or has a handler already is left as it is; so are all signals in a thread
-    that is not the main thread.
+    The signals are those of ``RUN_STOP_SIGNALS``. One that is ignored or has a handler already is left as it is; so are
+    all signals in a thread that is not the main thread.
 
     Raises:
         RunInterruptedError: at the exit, after the handlers were restored, if a stop was requested.
@@ -69,10 +62,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     before: dict[signal.Signals, Handler] = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = dict.fromkeys(_USER_SIGNALS, _ignore) | dict.fromkeys(_STOP_SIGNALS, request.on_stop_signal)
-        for number, handler in handlers.items():
+        for number in RUN_STOP_SIGNALS:
             if signal.getsignal(number) in _DEFAULT_HANDLERS:
-                before[number] = signal.signal(number, handler)
+                before[number] = signal.signal(number, request.on_stop_signal)
     try:
         yield request
     except Exception as error:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ..config import Config
 from ..data.grouping import hold_out_positions
 from ..errors import ConfigurationError
+from ..signals import ignore_stop_signals
 from .batches import GroupDataset, GroupSampler, TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
 
 PATTERNS_PER_STEP = 64
@@ -78,7 +79,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             prefetch_factor=execution.prefetch_factor,
             # Only a CUDA device gains by pinned memory.
             pin_memory=execution.pin_memory and torch.cuda.is_available(),
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_ignore_stop_signals,
             # A forked process shares the patterns' memory, a spawned one would be sent a copy.
             multiprocessing_context='fork' if sys.platform == 'linux' else None,
             # Its own: a new iterator draws a number, from the global generator otherwise.
@@ -90,9 +91,9 @@ class PtychoPINNDataModule(pl.LightningDataModule):
         return self._validation
 
 
-def _ignore_interrupts(_number: int) -> None:
-    """Ignore an interrupt from the terminal in a loader process; the training process ends it in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_stop_signals(_number: int) -> None:
+    """Leave the end of a loader process to the training process, which may send SIGTERM for it."""
+    ignore_stop_signals(signal.SIGTERM)
 
 
 def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:

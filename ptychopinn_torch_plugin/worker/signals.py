@@ -13,21 +13,16 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 
+from ..signals import existing_signals
 from .channel import StopFlag
 
+STOP_SIGNALS = existing_signals('SIGTERM', 'SIGHUP', 'SIGXCPU')
+"""Request an orderly end of the worker: a scheduler's warning, a closed terminal, the limit of processor time."""
 
-def _existing(*names: str) -> frozenset[signal.Signals]:
-    """Return the signals of these names that the system has."""
-    return frozenset(signal.Signals[name] for name in names if name in signal.Signals.__members__)
+IGNORED_SIGNALS = existing_signals('SIGINT', 'SIGUSR2')
+"""Do nothing: the parent, which gets them too when they are sent to all processes of a job, requests the stop."""
 
-
-STOP_SIGNALS = _existing('SIGTERM', 'SIGHUP', 'SIGXCPU')
-"""Request an orderly end: a scheduler's warning, a closed terminal, the limit of processor time."""
-
-IGNORED_SIGNALS = _existing('SIGINT', 'SIGUSR2')
-"""Do nothing: what Ctrl-C means is decided by the parent, and SIGUSR2 is for the batch script of a cluster's job."""
-
-STACK_SIGNALS = _existing('SIGUSR1')
+STACK_SIGNALS = existing_signals('SIGUSR1')
 """Write the stacks of all threads to the error output and do nothing else; the parent sends it to a worker that makes
 no progress."""
 

@@ -20,9 +20,10 @@ import pytest
 from ptychopinn_torch_plugin.cli import commands
 from ptychopinn_torch_plugin.cli.codes import ExitCode
 from ptychopinn_torch_plugin.cli.outputs import write_reconstruction
-from ptychopinn_torch_plugin.cli.signals import STOP_SIGNALS, Interrupted, StopSignals
+from ptychopinn_torch_plugin.cli.signals import Interrupted, StopSignals
 from ptychopinn_torch_plugin.demo import demonstration
 from ptychopinn_torch_plugin.engines import pipeline
+from ptychopinn_torch_plugin.signals import RUN_STOP_SIGNALS
 
 from .conftest import REFINE, Command, JsonCommand
 
@@ -69,7 +70,7 @@ def test_a_signal_in_the_reconstruction_keeps_the_object_so_far(
     assert output.is_file()
 
 
-@pytest.mark.parametrize('number', STOP_SIGNALS, ids=[number.name for number in STOP_SIGNALS])
+@pytest.mark.parametrize('number', sorted(RUN_STOP_SIGNALS), ids=lambda number: number.name)
 def test_every_stop_signal_asks_to_end(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopSignals() as signals:

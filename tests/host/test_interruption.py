@@ -65,13 +65,13 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('number', HANDLED, ids=lambda number: number.name)
 def test_batch_mode_reports_an_interrupted_run(
     number: signal.Signals, trainer: Trainer, host_model: ModelCore, workflow_folder: Path
 ) -> None:
     (workflow_folder / StandardFileLayout.SETTINGS).write_text(f'[Processing]\nAlgorithm = {OURS}\n')
     before = handlers()
-    trainer.numbers = (signal.SIGUSR1, signal.SIGUSR2, number)
+    trainer.numbers = (number,)
     assert host_model.batch_mode_execute('train', workflow_folder, workflow_folder) == ExitCode.CANCELLED
     assert trainer.should_stop()
     assert all(during != earlier for during, earlier in zip(trainer.handlers, before, strict=True))
