@@ -1,8 +1,9 @@
 """Credibility of a reconstruction: one number, a colour and the most likely cause, from held-out patterns.
 
 The R-factor cannot tell a right geometry from a wrong one at low dose: both fit the noise. Held-out patterns can
-(:mod:`ptychopinn_torch_plugin.metrics.held_out`). Photons limit how well even the right model predicts them, so the correlation is divided by the one
-that the same procedure reaches on counts drawn from its own result (a parametric bootstrap)::
+(:mod:`ptychopinn_torch_plugin.metrics.held_out`). Photons limit how well even the right model predicts them, so the
+correlation is divided by the one that the same procedure reaches on counts drawn from its own result (a parametric
+bootstrap)::
 
     credibility = correlation with the held-out patterns / correlation with held-out patterns of the model itself
 
