@@ -4,6 +4,8 @@
 # make wheel  build the wheel into dist/
 # make reliability  renew docs/reliability.md from the tests that inject faults
 # make fuzz   mutate every kind of file that is read, guided by coverage, each for FUZZ_SECONDS (default 600)
+# make kills  kill trainings at KILLS random moments (default 50): models can be loaded, resumed runs are equal
+# make mutants  change the code in one place at a time and renew the section of docs/reliability.md on what no test saw
 # make dependencies  renew docs/dependencies.md: packages, versions and licences
 # make sbom   write a software bill of materials (CycloneDX) to dist/sbom.json
 # make soak   200 reconstructions and 20 trainings in one process: nothing may grow (about half an hour)
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo docs wheel reliability fuzz dependencies sbom soak quality bench clean
+.PHONY: test check demo docs wheel reliability fuzz kills mutants dependencies sbom soak quality bench clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.
@@ -46,6 +48,14 @@ fuzz: $(STAMP)
 	for target in model scan configuration json patterns product resume; do \
 	  PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_readers.py $$target \
 	    -max_total_time=$(or $(FUZZ_SECONDS),600) || exit 1; done
+
+kills: $(STAMP)
+	KILLS=$(or $(KILLS),50) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/reliability/test_random_kills.py
+
+# MUTANTS limits the sample, MINUTES the time.
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
+	$(BIN)/python tests/reliability/mutants.py --mutants $(or $(MUTANTS),400) --minutes $(or $(MINUTES),30)
 
 dependencies: $(STAMP)
 	$(BIN)/python docs/list_dependencies.py > docs/dependencies.md

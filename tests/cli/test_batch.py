@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ptychopinn_torch_plugin.data.io.npz import write_training_npz
 from ptychopinn_torch_plugin.errors import ConfigurationError
 from ptychopinn_torch_plugin.storage.model_file import save_model
 from tests.helpers.models import untrained_model
+from tests.helpers.processes import running
 from tests.helpers.scans import make_scan
 
 from .conftest import REFINE, Command, JsonCommand
@@ -38,7 +38,7 @@ def test_a_killed_batch_continues_with_what_is_not_done(day: Path, tmp_path: Pat
     output = tmp_path / 'out'
     words = ['batch', day, '-o', output, '--set', 'refinement.refine_epochs=20', '--set', 'inference.threads=1']
     command = [sys.executable, '-m', 'ptychopinn_torch_plugin.cli', *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=None) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if '1/3' in line:

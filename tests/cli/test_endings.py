@@ -24,6 +24,7 @@ from ptychopinn_torch_plugin.cli.signals import Interrupted, StopSignals
 from ptychopinn_torch_plugin.demo import demonstration
 from ptychopinn_torch_plugin.engines import pipeline
 from ptychopinn_torch_plugin.signals import RUN_STOP_SIGNALS
+from tests.helpers.processes import running
 
 from .conftest import REFINE, Command, JsonCommand
 
@@ -194,7 +195,7 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
 def test_ctrl_c_in_the_imports_is_one_sentence(training_file: Path) -> None:
     """The signal comes as soon as the first large package is imported."""
     command = [sys.executable, '-X', 'importtime', *CLI[1:], 'info', str(training_file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with running(command, cwd=ROOT) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.rstrip().endswith('ptychopinn_torch_plugin.errors'):

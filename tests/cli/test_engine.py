@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from ptychodus.api.io import load_product
 from ptychopinn_torch_plugin.cli import commands
 from ptychopinn_torch_plugin.data.io.npz import write_training_npz
 from ptychopinn_torch_plugin.storage.model_file import load_model, read_model_header
+from tests.helpers.processes import running
 from tests.helpers.scans import make_scan
 
 from .conftest import QUICK, REFINE, Command, JsonCommand
@@ -163,20 +162,18 @@ def test_wrong_usage_is_exit_code_two(run: Command) -> None:
 def test_a_signal_ends_training_with_a_model(training_file: Path, tmp_path: Path, number: int, code: int) -> None:
     """A scheduler's SIGTERM, or Ctrl-C: the batch ends, the best model is there, and the result says where."""
     command = [sys.executable, '-m', 'ptychopinn_torch_plugin.cli', 'train', str(training_file), '-o', str(tmp_path)]
-    command += [*QUICK, '--set', 'training.epochs=100000', '--json']
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command += [*QUICK, '--set', 'training.epochs=3000', '--json']
+    with running(command) as process:
         assert process.stderr is not None
         assert process.stdout is not None
         for line in process.stderr:
             if 'Epoch 2 of' in line:
                 break
-        start = time.monotonic()
         process.send_signal(number)
         log = process.stderr.read()
         result = process.stdout.read()
         assert process.wait() == code, log
     document = json.loads(result)
-    assert time.monotonic() - start < 60
     assert document['exit_code'] == code
     assert document['interrupted_by'] == signal.Signals(number).name
     assert Path(document['model']) == tmp_path / 'model.safetensors'

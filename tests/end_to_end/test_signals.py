@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
 LONG = {
     'PtychoPINNPyTorchData': {'group_size': '8', 'neighbor_count': '10'},
     'PtychoPINNPyTorchModel': {'width': '4', 'levels': '1', 'steps': '1'},
-    'PtychoPINNPyTorchTraining': {'epochs': '100000', 'threads': '1', 'probe_trainable': 'false'},
+    'PtychoPINNPyTorchTraining': {'epochs': '3000', 'threads': '1', 'probe_trainable': 'false'},
     'PtychoPINNPyTorchRefinement': {'refine_epochs': '100000', 'refine_positions': 'false'},
 }
 

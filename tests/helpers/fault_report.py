@@ -19,6 +19,7 @@ import pytest
 
 DOCUMENT_VARIABLE = 'RELIABILITY_DOC'
 PREFACE = Path(__file__).parents[1] / 'reliability' / 'preface.md'
+MUTATION = PREFACE.with_name('mutation.md')
 
 _PROPERTY_ROW, _PROPERTY_COUNT = 'fault-row', 'fault-count'
 _TIMES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 240)
@@ -122,6 +123,7 @@ class _Summary:
         parts = [PREFACE.read_text(encoding='utf-8').rstrip()]
         for group in sorted({row.group for row in self.rows}):
             parts.append(f'## {group}\n\n' + '\n'.join(self._table(group)))
+        parts.append(MUTATION.read_text(encoding='utf-8').rstrip())
         return '\n\n'.join(parts) + '\n'
 
     def _table(self, group: str) -> Iterable[str]:

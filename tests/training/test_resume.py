@@ -161,6 +161,9 @@ def test_the_best_weights_of_a_stopped_run_are_kept(
     validation([1.0, 3.0])
     best = load_model(train([scan], one_window(), tmp_path, Recorder(stop_after=5))).weights
     (tmp_path / 'model.safetensors').unlink()  # the state alone is enough
+    validation([4.0])
+    again = load_model(train([scan], one_window(), tmp_path, Recorder(stop_after=1))).weights
+    assert all(np.array_equal(again[name], best[name]) for name in best)
     validation([4.0, 2.0])
     model = load_model(train([scan], one_window(), tmp_path))
     assert [record.validation for record in model.losses] == [1.0, 3.0, 4.0, 2.0]

@@ -1,0 +1,307 @@
+"""Mutation testing: change one operator, number or condition of the package at a time, and see whether a test fails.
+
+    python tests/reliability/mutants.py [--minutes 30] [--mutants 400] [--seed 0] [--only physics/]
+
+cosmic-ray makes the mutants. A sample of them, drawn with a fixed seed, is tested in a copy of the tree, each by the
+quick tests of its module (``TESTS``) in a fork of a process that has imported the large packages. Those tests must pass
+without a mutant first; the time that they take then sets the time limit of a mutant. The result is written to
+``mutation.md``, and from there into ``docs/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pytest
+from cosmic_ray.commands.init import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = 'ptychopinn_torch_plugin'
+DOCUMENT = ROOT / 'docs' / 'reliability.md'
+SECTION = Path(__file__).with_name('mutation.md')
+EQUIVALENT = Path(__file__).with_name('equivalent_mutants.json')
+HEADING = '## Mutation testing'
+
+SOLVER = ('tests/engines/test_solver.py', 'tests/engines/test_regularizers.py')
+TESTS = {
+    'physics/kernels': ('tests/physics/test_kernels.py', 'tests/physics/test_preconditioner.py'),
+    'physics': ('tests/physics/test_forward.py', 'tests/physics/test_patches.py', 'tests/physics/test_derivatives.py'),
+    'engines/geometry_search': ('tests/engines/test_position_search.py',),
+    'engines/position_search': ('tests/engines/test_position_search.py',),
+    'engines/downsampling': ('tests/engines/test_position_search.py',),
+    'engines/gradients': SOLVER,
+    'engines/optimizers': SOLVER,
+    'engines/probe_modes': SOLVER,
+    'engines/regularizers': SOLVER,
+    'engines/solver': SOLVER,
+    'engines/smoothing_rule': ('tests/inspection/test_smoothing_rule.py',),
+    'engines/stitching': ('tests/engines/test_stitching.py', 'tests/engines/test_pipeline.py'),
+    'engines/network': ('tests/engines/test_pipeline.py', 'tests/engines/test_meta_device.py'),
+    'engines/pipeline': ('tests/engines/test_pipeline.py', 'tests/reliability/test_not_finite.py'),
+    'engines/probe_selection': ('tests/engines/test_pipeline.py',),
+    'engines/progress': ('tests/engines/test_pipeline.py',),
+    'storage/atomic': ('tests/reliability/test_files.py', 'tests/storage/test_model_file.py'),
+    'storage/folder_lock': ('tests/storage/test_folder_lock.py',),
+    'storage': ('tests/storage/test_model_file.py', 'tests/storage/test_checked_files.py'),
+    'worker/job': ('tests/worker/test_job.py',),
+    'worker/messages': ('tests/worker/test_child.py', 'tests/worker/test_job.py'),
+    'worker/observer': ('tests/worker/test_child.py',),
+    'worker': ('tests/worker/test_child.py', 'tests/worker/test_parent.py'),
+    'data/finite_check': ('tests/reliability/test_not_finite.py', 'tests/data/test_scan.py'),
+    'data/validation': ('tests/data/test_scan.py', 'tests/reliability/test_bad_input.py'),
+    'training/resume': ('tests/training/test_resume.py',),
+    'limits': ('tests/test_limits.py',),
+}
+"""The quick tests of each module; the longest name that the path of a module begins with counts."""
+
+LEFT_OUT = ('engines/distributed', 'engines/held_out', 'engines/verification', 'engines/memory', 'engines/threads')
+"""Tested by runs of several processes, on real memory, or in other parts of the suite only: not quick."""
+
+PRELOADED: tuple[str, ...] = ('torch', 'lightning.pytorch', 'numba', 'scipy.ndimage', 'scipy.optimize', 'h5py')
+PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'ptychodus.api.product')
+
+LIMIT_FACTOR, SHORTEST_LIMIT_S = 5.0, 30.0
+"""A mutant may take so many times as long as the tests take without one, and at least so many seconds."""
+
+
+class Mutant(NamedTuple):
+    """One change of one module."""
+
+    module: str
+    """Path from the root of the repository."""
+    line: int
+    before: str
+    after: str
+    source: str
+    """The whole changed module."""
+
+
+@dataclass
+class Result:
+    """What came of the sample."""
+
+    drawn: int
+    all_mutants: int
+    killed: Counter[str]
+    timed_out: int
+    survivors: list[Mutant]
+
+
+def main() -> int:
+    """Test a sample of mutants and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--minutes', type=float, default=30.0, help='when these are over, no further mutant is begun')
+    parser.add_argument('--mutants', type=int, default=400, help='size of the sample')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--only', default='', help='modules whose path in the package begins with this; not written')
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    with TemporaryDirectory(prefix='mutants-') as folder:
+        copy_tree(Path(folder))
+        os.chdir(folder)
+        os.environ |= {'PYTHONPATH': folder, 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
+        sys.path[0] = folder
+        result = run(options, deadline)
+    text = document(result, options.seed)
+    print(text)
+    if not options.only:
+        SECTION.write_text(text, encoding='utf-8')
+        renew_document(text)
+    return 0
+
+
+def copy_tree(folder: Path) -> None:
+    """Copy the tracked files, which keep their times: the compiled kernels are then found in numba's cache."""
+    git = shutil.which('git') or 'git'
+    listed = subprocess.run([git, 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split('\0')):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def run(options: argparse.Namespace, deadline: float) -> Result:
+    """Test the mutants of the sample, in the working folder, until the time is over."""
+    modules = [path for path in sorted(Path(PACKAGE).rglob('*.py')) if tests_of(path)]
+    modules = [path for path in modules if str(path.relative_to(PACKAGE)).startswith(options.only)]
+    with use_db('mutants.sqlite', WorkDB.Mode.create) as database:
+        init(modules, database, {})
+        specs = [item.mutations[0] for item in database.work_items]
+    specs.sort(key=lambda one: (str(one.module_path), one.operator_name, one.occurrence))
+    random.Random(options.seed).shuffle(specs)  # noqa: S311 - a sample, not a secret
+    for name in PRELOADED:
+        importlib.import_module(name)
+    result = Result(0, len(specs), Counter(), 0, [])
+    limits: dict[tuple[str, ...], float] = {}
+    for mutant in mutants(specs):
+        if result.drawn == options.mutants or time.monotonic() > deadline:
+            break
+        path, tests = Path(mutant.module), tests_of(Path(mutant.module))
+        if tests not in limits:
+            begun = time.monotonic()
+            if outcome(tests, 600) != 0:
+                raise SystemExit(f'These tests fail or hang without a mutant: {" ".join(tests)}.')
+            limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - begun))
+        original, times = path.read_bytes(), path.stat()
+        path.write_text(mutant.source, encoding='utf-8')
+        code = outcome(tests, limits[tests])
+        path.write_bytes(original)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        result.drawn += 1
+        result.timed_out += code is None
+        result.killed[room(path)] += code != 0
+        if code == 0:
+            result.survivors.append(mutant)
+        word = {0: 'SURVIVED', None: 'time limit'}.get(code, 'killed')
+        print(f'{word}: {path}:{mutant.line}: {mutant.before} -> {mutant.after}', file=sys.stderr, flush=True)
+    return result
+
+
+def tests_of(path: Path) -> tuple[str, ...]:
+    """Return the tests of a module of the package; nothing where it is not mutated."""
+    name = str(path.relative_to(PACKAGE).with_suffix(''))
+    if name.startswith(LEFT_OUT):
+        return ()
+    return max(((len(key), tests) for key, tests in TESTS.items() if name.startswith(key)), default=(0, ()))[1]
+
+
+def room(path: Path) -> str:
+    """Return the folder of the package that a module is in, or its name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def mutants(specs: list[MutationSpec]) -> Iterator[Mutant]:
+    """Make the mutants, without those that change annotations only: nothing evaluates these, as all are postponed.
+
+    Equivalent mutants are left out, too; they are listed with the reasons in ``equivalent_mutants.json``.
+    """
+    equivalent = {(one['module'], one['before'], one['after']) for one in json.loads(EQUIVALENT.read_text())}
+    for spec in specs:
+        source = Path(spec.module_path).read_text(encoding='utf-8')
+        operator = get_operator(spec.operator_name)(**(spec.operator_args or {}))
+        mutated = mutate_code(source, operator, spec.occurrence)
+        if mutated is None or without_annotations(mutated) == without_annotations(source):
+            continue
+        changed = [
+            line
+            for line in difflib.unified_diff(source.splitlines(), mutated.splitlines(), n=0, lineterm='')
+            if line[0] in '+-' and line[:3] not in ('+++', '---')
+        ]
+        before = ' '.join(line[1:].strip() for line in changed if line[0] == '-')
+        after = ' '.join(line[1:].strip() for line in changed if line[0] == '+')
+        if (str(spec.module_path), before, after) not in equivalent:
+            yield Mutant(str(spec.module_path), spec.start_pos[0], before, after, mutated)
+
+
+def without_annotations(source: str) -> str:
+    """Return the tree of a module as text, less its annotations and strings that stand alone."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return source
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def outcome(tests: tuple[str, ...], limit_s: float) -> int | None:
+    """Run tests in a fork and return the exit code of pytest; None where the time limit ended them."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        log = os.open('pytest.log', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 70
+        try:
+            code = int(pytest.main(['-q', '-x', '-m', 'not slow', '-p', 'no:cacheprovider', '-p', 'no:xdist', *tests]))
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + limit_s
+    ended, status = 0, 0
+    while not ended and time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # the fork, and what its tests have left
+    if not ended:
+        os.waitpid(child, 0)
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def document(result: Result, seed: int) -> str:
+    """Return the section of the document."""
+    killed = result.killed.total()
+    lines = [
+        HEADING,
+        '',
+        'Written by `make mutants` with cosmic-ray: one operator, number, condition, decorator or loop of the package '
+        'is changed at a time, and the quick tests of that module run. A mutant is killed if one of them fails, or if '
+        'they take five times as long.',
+        '',
+        f'**{killed} of {result.drawn} mutants killed ({100 * killed / max(result.drawn, 1):.0f} %)**, '
+        f'{result.timed_out} of them by the time limit; a sample (seed {seed}) of {result.all_mutants} mutants.',
+        '',
+        '| room | killed | survived |',
+        '| --- | --- | --- |',
+    ]
+    survived = Counter(room(Path(one.module)) for one in result.survivors)
+    lines += [
+        f'| {name} | {result.killed[name]} | {survived[name]} |' for name in sorted(result.killed.keys() | survived)
+    ]
+    if result.survivors:
+        lines += ['', '| survivor | before | after |', '| --- | --- | --- |']
+        for one in sorted(result.survivors):
+            name = one.module.removeprefix(f'{PACKAGE}/')
+            lines.append(f'| {name}:{one.line} | {code_cell(one.before)} | {code_cell(one.after)} |')
+    lines += ['', 'Equivalent mutants, which no test can kill, are left out of the sample:', '']
+    lines += ['| module | before | after | reason |', '| --- | --- | --- | --- |']
+    for entry in json.loads(EQUIVALENT.read_text(encoding='utf-8')):
+        name = entry['module'].removeprefix(f'{PACKAGE}/')
+        lines.append(f'| {name} | {code_cell(entry["before"])} | {code_cell(entry["after"])} | {entry["reason"]} |')
+    return '\n'.join(lines) + '\n'
+
+
+def code_cell(code: str) -> str:
+    """Return code as a cell of a table."""
+    return '`' + code.replace('|', '\\|') + '`' if code else '(nothing)'
+
+
+def renew_document(section: str) -> None:
+    """Replace the section in the document of the reliability tests, which ``make reliability`` writes from the file."""
+    text = DOCUMENT.read_text(encoding='utf-8')
+    pattern = re.compile(rf'^{re.escape(HEADING)}\n.*?(?=^## |\Z)', re.DOTALL | re.MULTILINE)
+    before, *after = pattern.split(text, maxsplit=1)
+    text = '\n\n'.join(part.strip() for part in (before, section, *after) if part.strip())
+    DOCUMENT.write_text(text + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
