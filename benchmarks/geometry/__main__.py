@@ -1,4 +1,4 @@
-"""``python -m benchmarks.geometry {inspect,verdict,faults}``: geometry from patterns alone, wrong signs rejected, faults named."""
+"""``python -m benchmarks.geometry {inspect,verdict,faults}``: geometry from patterns, wrong signs, named faults."""
 
 from __future__ import annotations
 
@@ -122,9 +122,8 @@ def diagnose_all(first: int, seeds: int, healthy: int) -> None:
     for fault, places in ranks.items():
         print(f'| {fault} | {len(places)} | {places.count(1)} | {places.count(2)} |')
     every = [place for places in ranks.values() for place in places]
-    print(
-        f'\n{sum(place in (1, 2) for place in every)} of {len(every)} in the first two; {blamed} of {count} healthy blamed'
-    )
+    right = sum(place in (1, 2) for place in every)
+    print(f'\n{right} of {len(every)} in the first two; {blamed} of {count} healthy blamed')
 
 
 def overlap(probe: Modes, other: Modes) -> float:

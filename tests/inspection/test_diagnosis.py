@@ -46,7 +46,7 @@ def test_a_reversed_defocus_is_named_and_a_healthy_scan_is_not_blamed(scan: RawS
 
 
 def test_at_low_dose_the_r_factor_is_that_of_noise_for_the_wrong_sign_and_the_verdict_is_red() -> None:
-    faint = make_scan(rows=9, photons=3e3)[0]
+    faint = make_scan(rows=9, photons=500)[0]
     config = parse_config({'refinement': {'refine_epochs': 30}, 'inference': {'threads': 1}})
     found = refine(replace(faint, probe=reversed_defocus(faint.probe)), config).metrics
     assert found is not None and found.credibility is not None
