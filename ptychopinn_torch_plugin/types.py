@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,44 @@ class FourierRingCorrelation:
     lowest rings already do."""
 
 
+Colour = Literal['green', 'yellow', 'red']
+
+
+@dataclass(frozen=True)
+class Credibility:
+    """Verdict on a reconstruction, from patterns that took no part in it (:mod:`.metrics.credibility`)."""
+
+    value: float
+    """0 to about 1: agreement with held-out patterns over what the photons allow; NaN where nothing is allowed."""
+
+    error: float
+    """Standard error of ``value``."""
+
+    correlation: float
+    """Correlation of predicted and held-out patterns."""
+
+    allowed: float
+    """Correlation that the photons allow."""
+
+    colour: Colour
+    """The verdict."""
+
+    cause: str | None
+    """Key of the alternative that predicts better; None where none does."""
+
+    lead: float
+    """Standard errors by which the best alternative predicts better; negative where it predicts worse, NaN without."""
+
+    sentence: str
+    """The verdict in one sentence, with the most likely cause."""
+
+    map: str | None = None
+    """Array of ``maps.npz`` that shows the cause; None for a green verdict."""
+
+    setting: str | None = None
+    """What to change first; None for a green verdict."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReconstructionMetrics:
     """Quality of a reconstruction, computed from the patterns alone. Maps are float32, NaN where undefined."""
@@ -112,6 +150,9 @@ class ReconstructionMetrics:
 
     frc: FourierRingCorrelation | None
     """Fourier ring correlation of the half scans; None where it was not requested."""
+
+    credibility: Credibility | None = None
+    """The verdict by held-out patterns; None where it was switched off, or the run was stopped before."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.geometry {inspect,verdict}``: geometry found from patterns alone, and wrong signs rejected."""
+"""``python -m benchmarks.geometry {inspect,verdict,faults}``: geometry from patterns, wrong signs, named faults."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import torch
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
+from ptychopinn_torch_plugin.inspection.diagnosis import diagnose
 from ptychopinn_torch_plugin.inspection.inspect import inspect
 
+from .faults import FAULTS, faulty_scan
 from .scans import DOSES, KINDS, known_scan, unknown_scan
 
 Modes = npt.NDArray[np.complexfloating]
@@ -97,6 +99,33 @@ def verify_all(scans: Iterator[tuple[int, str, float]]) -> None:
     print(f'\nsign right: {accepted} of {count} green, {blamed} red; sign wrong: {rejected} of {wrong} red')
 
 
+def diagnose_all(first: int, seeds: int, healthy: int) -> None:
+    """Diagnose scans with one fault each, and healthy ones: a seed of its own for each."""
+    print('| injected | seed | causes named, most likely first | seconds |')
+    print('| --- | --- | --- | --- |')
+    ranks: dict[str, list[int]] = {fault: [] for fault in FAULTS}
+    blamed = count = 0
+    number = first
+    for _ in range(seeds):
+        for fault in [*FAULTS, *[None] * healthy]:
+            scan = faulty_scan(fault, number)
+            start = time.process_time()
+            named = [cause.key for cause in diagnose(scan, CPU).causes]
+            seconds = time.process_time() - start
+            print(f'| {fault or "none"} | {number} | {", ".join(named) or "none"} | {seconds:.1f} |', flush=True)
+            if fault is None:
+                count, blamed = count + 1, blamed + bool(named)
+            else:
+                ranks[fault].append(1 + named.index(FAULTS[fault]) if FAULTS[fault] in named else 0)
+            number += 1
+    print('\n| injected | scans | first guess | second guess |\n| --- | --- | --- | --- |')
+    for fault, places in ranks.items():
+        print(f'| {fault} | {len(places)} | {places.count(1)} | {places.count(2)} |')
+    every = [place for places in ranks.values() for place in places]
+    right = sum(place in (1, 2) for place in every)
+    print(f'\n{right} of {len(every)} in the first two; {blamed} of {count} healthy blamed')
+
+
 def overlap(probe: Modes, other: Modes) -> float:
     """Return the largest overlap of the strongest modes over all shifts, 0 to 1."""
     first, second = (modes[int(np.argmax(np.square(np.abs(modes)).sum(axis=(1, 2))))] for modes in (probe, other))
@@ -105,15 +134,20 @@ def overlap(probe: Modes, other: Modes) -> float:
 
 
 def main() -> None:
-    """Run one of the two tables."""
+    """Run one of the tables."""
     parser = argparse.ArgumentParser(description='Geometry from patterns alone.')
-    parser.add_argument('table', choices=('inspect', 'verdict'))
+    parser.add_argument('table', choices=('inspect', 'verdict', 'faults'))
     parser.add_argument('--kinds', nargs='+', default=list(KINDS))
     parser.add_argument('--doses', type=float, nargs='+', default=list(DOSES))
     parser.add_argument('--first', type=int, default=0, help='added to the numbers (seeds) of the scans')
+    parser.add_argument('--seeds', type=int, default=5, help='scans of every fault')
+    parser.add_argument('--healthy', type=int, default=4, help='healthy scans for each scan of a fault')
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     np.set_printoptions(precision=3)
+    if parsed.table == 'faults':
+        diagnose_all(parsed.first, parsed.seeds, parsed.healthy)
+        return
     scans = numbered(parsed.kinds, parsed.doses, parsed.first)
     (inspect_all if parsed.table == 'inspect' else verify_all)(scans)
 

@@ -45,6 +45,11 @@ def add_inspect(actions: argparse._SubParsersAction[Any]) -> argparse.ArgumentPa
         default='auto',
         help='unit of the positions in an archive; auto takes an extent below 1 cm as metres, and the log says so',
     )
+    action.add_argument(
+        '--faults',
+        action='store_true',
+        help='also search for the cause of a bad reconstruction with the probe and the positions of the file',
+    )
     action.add_argument('--threads', type=int, default=0, help='threads on a CPU; 0 uses all cores (default)')
     action.set_defaults(run=inspect)
     return action
@@ -68,7 +73,7 @@ def inspect(parsed: argparse.Namespace, context: CommandContext) -> CommandResul
     use_threads(parsed.threads)
     device = select_device('cpu')
     measurement = read_measurement(parsed.scan, given_geometry(parsed), parsed.positions_unit)
-    inspection: Inspection = inspect_measurement(measurement, device)
+    inspection: Inspection = inspect_measurement(measurement, device, faults=parsed.faults)
     document, text = inspection.report.document(), inspection.report.text()
     if parsed.apply:
         accepted = tuple(parsed.accept) if parsed.accept else usual(inspection)

@@ -22,6 +22,7 @@ from ..config import Config, ProbeConfig
 from ..data.finite_check import refuse_non_finite
 from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
+from ..data.sharding import Processes, working_as
 from ..data.tensors import ScanTensors, initial_state
 from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..metrics.half_scans import with_half_scans
@@ -29,7 +30,7 @@ from ..metrics.residuals import illuminated_pixels, measure
 from ..observer import Observer
 from ..physics.kernels.selection import choose_kernels
 from ..storage.model_file import TrainedModel
-from ..types import LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
+from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
 from .devices import select_device, use_threads
 from .distributed import run_together
 from .geometry_search import search_geometry
@@ -39,6 +40,7 @@ from .position_search import search_positions
 from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid
 from .solver import Solver
+from .verification import verify
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +247,8 @@ def _result(
         metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
     except MemoryLimitError as error:
         logger.warning('%s The reconstruction is complete, without metrics.', error)
+    if metrics is not None and config.inference.verify and not progress.should_stop():
+        metrics = replace(metrics, credibility=_credibility(scan, reconstruction, tensors.device, progress))
     coverage = illuminated_pixels(tensors, state) if metrics is None else metrics.photons_map > 0
     logger.info(
         'The scan illuminates %.0f %% of the object grid; the object is 1 elsewhere.',
@@ -252,6 +256,19 @@ def _result(
     )
     object_array = np.where(coverage, reconstruction.object_array, np.complex64(1.0))
     return replace(reconstruction, object_array=object_array, coverage=coverage, metrics=metrics)
+
+
+def _credibility(
+    scan: RawScan, reconstruction: Reconstruction, device: torch.device, progress: ProgressReporter
+) -> Credibility | None:
+    """Return the verdict by held-out patterns, which every process computes alone; None without memory for it."""
+    probe, positions = reconstruction.probe, reconstruction.positions
+    try:
+        with working_as(Processes()):
+            return verify(scan, probe, positions, device, progress.should_stop).credibility
+    except MemoryLimitError as error:
+        logger.warning('%s The reconstruction is complete, without a verdict.', error)
+        return None
 
 
 def _chosen_probe(scan: RawScan, model: TrainedModel, config: Config) -> npt.NDArray[np.complexfloating] | None:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from ..data.scan import RawScan
-from ..metrics.credibility import AND_REVERSED, Credibility, credibility
+from ..metrics.credibility import AND_REVERSED, credibility
 from ..metrics.held_out import Agreement
+from ..types import Credibility
 from .downsampling import compact_part
 from .held_out import HoldOut, HoldOutPlan
 
@@ -29,6 +30,8 @@ LEAST, MOST = 40, 144
 """Positions of that part."""
 PHOTONS = 1.5e5
 """Photons that all patterns of that part hold together, as far as ``MOST`` allows: few photons need more patterns."""
+SAMPLE = 64
+"""Patterns whose photons are counted."""
 SEED = 0
 """Of the counts that are drawn from the model."""
 
@@ -75,6 +78,7 @@ def verify(
     """
     moved = replace(scan, positions=positions).without_empty()
     part = compact_part(moved, _positions_for(moved))
+    part = replace(part, counts=np.asarray(part.counts))
     held = HoldOut(part, device, PLAN, should_stop)
     own = held.agreement(probe)
     drawn = held.simulate(probe, np.random.default_rng(SEED))
@@ -92,7 +96,9 @@ def verify(
 
 
 def _positions_for(scan: RawScan) -> int:
-    photons = float(scan.counts[:, ~scan.bad_pixels].sum(dtype=np.float64)) / scan.size
+    sample = np.unique(np.linspace(0, scan.size - 1, SAMPLE).round().astype(np.int64))
+    patterns = np.asarray(scan.select(sample).counts)
+    photons = float(patterns[:, ~scan.bad_pixels].sum(dtype=np.float64)) / sample.size
     return int(np.clip(max(SHARE * scan.size, PHOTONS / photons), LEAST, MOST))
 
 

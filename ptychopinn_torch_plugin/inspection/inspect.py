@@ -14,16 +14,18 @@ import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 
+from ..data.scan import make_raw_scan
 from ..engines.verification import reversed_defocus
 from ..errors import InputError
 from ..metrics.held_out import lead_of
 from .aperture import LARGEST_PROBE, Aperture, aperture_of
 from .detector import DetectorReport, inspect_detector
+from .diagnosis import diagnose
 from .given_probe import curvature_of
 from .measurement import Measurement, Orientation
 from .parallax import Parallax, find_parallax
 from .report import Finding, Proposal, Report, metres, with_error
-from .search import CERTAIN, SUBSET_PIXELS, Found, Search, Value, subset_of
+from .search import CERTAIN, SUBSET_PIXELS, Found, Search, Value, on_grid, subset_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,11 @@ class Inspection:
 
 
 def inspect(
-    measurement: Measurement, device: torch.device, should_stop: Callable[[], bool] = lambda: False
+    measurement: Measurement,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    faults: bool = False,
 ) -> Inspection:
     """Inspect ``measurement`` on a subset of its patterns, and propose.
 
@@ -76,6 +82,8 @@ def inspect(
         measurement: raw data; it is not changed.
         device: where to compute.
         should_stop: called after every epoch of every refinement.
+        faults: also search for causes of a bad reconstruction with the probe of ``measurement`` as it is given
+            (:func:`~.diagnosis.diagnose`); without a probe, there is nothing to search.
 
     Raises:
         InputError: no pattern holds a photon.
@@ -116,6 +124,8 @@ def inspect(
         # A coarser pixel has a smaller curvature: the defocus is what stays.
         factor = (detector.useful_side / searched.shape[0]) ** 2
         curvature = Value(curvature.value * factor, curvature.error * factor)
+    if faults and near_field is None:
+        findings += _fault_findings(measurement, device, should_stop)
     report = Report(measurement.name, tuple(findings), tuple(proposals), time.perf_counter() - start)
     return Inspection(measurement, detector, report, found, orientation, curvature, centre, detector.useful_side)
 
@@ -279,6 +289,38 @@ def _too_few(measurement: Measurement) -> Finding:
         f'At least {LEAST_POSITIONS} are needed: some predict the others.',
         'problem',
     )
+
+
+def _fault_findings(measurement: Measurement, device: torch.device, should_stop: Callable[[], bool]) -> list[Finding]:
+    """Return one finding for every likely cause, or one that says that there is none."""
+    if measurement.probe is None:
+        return [Finding('faults', 'No fault is searched: the scan has no probe.', 'A probe is needed.', 'notice')]
+    positions, grid = on_grid(measurement)
+    scan = make_raw_scan(
+        measurement.counts,
+        positions,
+        measurement.probe,
+        bad_pixels=measurement.bad_pixels,
+        object_shape=grid,
+        name=measurement.name,
+    )
+    found = diagnose(scan, device, should_stop)
+    if not found.causes:
+        return [
+            Finding(
+                'faults', 'No cause of a bad reconstruction was found.', 'Every check passed.', 'good', found.numbers
+            )
+        ]
+    return [
+        Finding(
+            f'fault_{number}_{cause.key}',
+            cause.sentence,
+            f'{cause.strength:.1f} times the threshold; number {number} of {len(found.causes)}, most likely first.',
+            'problem' if number == 1 else 'notice',
+            {'cause': cause.key, 'strength': cause.strength, 'map': cause.advice.map, 'setting': cause.advice.setting},
+        )
+        for number, cause in enumerate(found.causes, 1)
+    ]
 
 
 def _choose_partner(measurement: Measurement, found: Found) -> tuple[Orientation, float, str]:

@@ -1,9 +1,9 @@
 """Credibility of a reconstruction: one number, a colour and the most likely cause, from held-out patterns.
 
 The R-factor cannot tell a right geometry from a wrong one at low dose: both fit the noise. Held-out patterns can
-(:mod:`ptychopinn_torch_plugin.metrics.held_out`). Photons limit how well even the right model predicts them, so the
-correlation is divided by the one that the same procedure reaches on counts drawn from its own result (a parametric
-bootstrap)::
+(:mod:`ptychopinn_torch_plugin.metrics.held_out`). Photons limit how well even the right model predicts them. The
+correlation is therefore divided by the one that the same steps reach on counts drawn from their own result (a
+parametric bootstrap)::
 
     credibility = correlation with the held-out patterns / correlation with held-out patterns of the model itself
 
@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
+from ..types import Colour, Credibility
 from .held_out import Agreement, jackknife, lead_of
-
-Colour = Literal['green', 'yellow', 'red']
 
 CREDIBLE = 0.8
 """Credibility from which a reconstruction is green, give or take ``ALLOWANCE`` standard errors."""
@@ -34,63 +32,82 @@ CERTAIN = 4.0
 """Standard errors by which an alternative must predict better to be named as the cause, and by which prediction and
 counts must be correlated at all."""
 
-CAUSES = {
-    'reversed': 'the defocus of the probe has the wrong sign',
-    'flipped': 'one axis of the patterns or of the positions is flipped',
-    'transposed': 'the two axes of the patterns or of the positions are exchanged',
-    'rotated': 'the patterns or the positions are rotated by 90 degrees',
-}
-"""Alternatives and what it means if they predict better; each also exists with the defocus reversed."""
+
+class Advice(NamedTuple):
+    """What a cause is called, where it shows and what to change."""
+
+    text: str
+    """The cause, a main clause without its full stop."""
+    map: str
+    """Array of ``maps.npz`` that shows it."""
+    setting: str
+    """The one change to make first."""
+
+
+ADVICE = {
+    'few_photons': Advice(
+        'there are too few photons', 'uncertainty_map', 'count longer, or increase "Smoothing"'
+    ),
+    'dead_pixels': Advice(
+        'detector pixels are dead and not masked', 'detector_r_map', 'mask them (inspect --apply --accept mask)'
+    ),
+    'centre': Advice(
+        'the patterns are not centred', 'detector_r_map', 'crop about the centre (inspect --apply --accept crop)'
+    ),
+    'flicker': Advice('the intensity of the beam changes', 'object_r_map', 'switch on "Refine the intensities"'),
+    'overlap': Advice(
+        'neighbouring positions overlap too little', 'photons_map', 'reduce the step of the scan, or widen the beam'
+    ),
+    'raster': Advice(
+        'the positions form a periodic grid, which can leave its period in the object', 'object_r_map',
+        'scan a spiral or shift the positions at random'
+    ),
+    'reversed': Advice(
+        'the defocus of the probe has the wrong sign', 'object_r_map', 'give the probe with the defocus reversed'
+    ),
+    'flipped': Advice(
+        'one axis of the patterns or positions is flipped', 'object_r_map',
+        'flip it (inspect --apply --accept orientation)'
+    ),
+    'transposed': Advice(
+        'the axes of the patterns or positions are exchanged', 'object_r_map',
+        'exchange them (inspect --apply --accept orientation)'
+    ),
+    'rotated': Advice(
+        'the patterns or positions are rotated by 90 degrees', 'object_r_map',
+        'rotate them (inspect --apply --accept orientation)'
+    ),
+    'defocus': Advice(
+        'the probe has a wrong defocus', 'object_r_map', 'start from the probe that inspect finds (--accept probe)'
+    ),
+    'rotation': Advice(
+        'the positions are rotated by a small angle', 'object_r_map',
+        'rotate the positions (inspect --apply --accept rotation)'
+    ),
+    'scale': Advice(
+        'the positions have a wrong scale: the distance, the energy or the stage is wrong', 'object_r_map',
+        'correct "detector_distance_m", or scale the positions (inspect --apply --accept scale)'
+    ),
+    'drift': Advice('the sample drifted during the scan', 'object_r_map', 'switch on "Refine the positions"'),
+    'modes': Advice('the probe has too few incoherent modes', 'detector_r_map', 'increase "Probe modes" by one'),
+}  # fmt: skip
+"""Every cause, with the map of ``maps.npz`` that shows it and the one setting to change."""
+
 AND_REVERSED = ' and reversed'
 """Ends the name of an alternative whose defocus is reversed as well."""
 
 
-@dataclass(frozen=True)
-class Credibility:
-    """The verdict."""
-
-    value: float
-    """0 to about 1; NaN where the patterns differ by photon noise alone."""
-    error: float
-    """Standard error of ``value``."""
-    correlation: float
-    """With the held-out patterns."""
-    allowed: float
-    """What the photons allow."""
-    colour: Colour
-    cause: str | None
-    """Key of the alternative that predicts better, as in the mapping that was given; None where none does."""
-    lead: float
-    """Standard errors by which the best alternative predicts better; negative where it predicts worse, NaN without."""
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in one sentence."""
-        share = f'held-out patterns are predicted {100 * self.value:.0f} % as well as the photons allow'
-        if self.cause is not None:
-            return f'Wrong: {cause_text(self.cause)} ({self.lead:.0f} standard errors); {share}.'
-        if math.isnan(self.value):
-            return 'Unknown: the patterns differ by photon noise alone, so nothing can be predicted.'
-        if self.colour == 'green':
-            return f'Credible: {share}.'
-        if self.colour == 'yellow' and self.lead >= -CERTAIN:
-            return (
-                f'Not decided: with these photons another geometry predicts about as well ({share}); inspect the scan '
-                '(ptychopinn-torch inspect).'
-            )
-        if self.colour == 'yellow':
-            return f'Doubtful: {share}; inspect the scan (ptychopinn-torch inspect).'
-        return (
-            f'Not credible: {share}, and no other orientation or sign of the defocus predicts better; check distance, '
-            'positions and probe (ptychopinn-torch inspect).'
-        )
+DOUBT = Advice(
+    'the patterns do not tell what is wrong', 'object_r_map', 'find the cause with "ptychopinn-torch inspect --faults"'
+)
+"""Where a verdict is not green and no alternative predicts better."""
 
 
 def cause_text(name: str) -> str:
     """Return what it means that the alternative ``name`` predicts better."""
     plain = name.removesuffix(AND_REVERSED)
-    text = CAUSES[plain]
-    return f'{text}, and {CAUSES["reversed"]}' if plain != name else text
+    text = ADVICE[plain].text
+    return f'{text}, and {ADVICE["reversed"].text}' if plain != name else text
 
 
 def credibility(own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agreement]) -> Credibility:
@@ -99,7 +116,7 @@ def credibility(own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agr
     Args:
         own: agreement of its geometry with the held-out patterns.
         ideal: the same for counts drawn from the model.
-        alternatives: agreement of other geometries with the held-out patterns, by keys of ``CAUSES``.
+        alternatives: agreement of other geometries with the held-out patterns, by keys of ``ADVICE``.
     """
     allowed = ideal.correlation
     value, error = own.correlation / allowed if allowed > 0 else math.nan, math.nan
@@ -114,4 +131,32 @@ def credibility(own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agr
     if not is_wrong and not value + ALLOWANCE * error < DOUBTFUL:
         is_distinct = best is None or lead < -CERTAIN
         colour = 'green' if is_distinct and value + ALLOWANCE * error >= CREDIBLE else 'yellow'
-    return Credibility(value, error, own.correlation, allowed, colour, best if is_wrong else None, lead)
+    cause = best if is_wrong else None
+    advice = None if colour == 'green' else DOUBT if cause is None else ADVICE[cause.removesuffix(AND_REVERSED)]
+    return Credibility(
+        value=value,
+        error=error,
+        correlation=own.correlation,
+        allowed=allowed,
+        colour=colour,
+        cause=cause,
+        lead=lead,
+        sentence=_sentence(value, colour, cause, lead),
+        map=None if advice is None else advice.map,
+        setting=None if advice is None else advice.setting,
+    )
+
+
+def _sentence(value: float, colour: Colour, cause: str | None, lead: float) -> str:
+    share = f'held-out patterns are predicted {100 * value:.0f} % as well as the photons allow'
+    if cause is not None:
+        return f'Wrong: {cause_text(cause)} ({lead:.0f} standard errors); {share}.'
+    if math.isnan(value):
+        return 'Unknown: the patterns differ by photon noise alone, so nothing can be predicted.'
+    if colour == 'green':
+        return f'Credible: {share}.'
+    if colour == 'yellow' and lead >= -CERTAIN:
+        return f'Not decided: with these photons another geometry predicts about as well ({share}).'
+    if colour == 'yellow':
+        return f'Doubtful: {share}.'
+    return f'Not credible: {share}, and no other orientation or sign of the defocus predicts better.'

@@ -104,8 +104,8 @@ def _once(config: Config) -> Config:
 
 
 def _for_half(config: Config) -> Config:
-    """Return ``config`` without half scans, previews and the geometry search, which are for the whole scan."""
-    inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0})
+    """Return ``config`` without half scans, previews, verdict and geometry search, which are for the whole scan."""
+    inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0, 'verify': False})
     refinement = config.refinement.model_copy(update={'refine_geometry': False})
     return config.model_copy(update={'inference': inference, 'refinement': refinement})
 

@@ -92,6 +92,16 @@ def numbers(
         values['resolution_px'] = metrics.frc.resolution_px
         if pixel_m is not None:
             values['resolution_m'] = resolution_m(metrics.frc.resolution_px, pixel_m)
+    found = metrics.credibility
+    if found is not None:
+        values |= {
+            'colour': found.colour,
+            'credibility': _known(found.value),
+            'credibility_error': _known(found.error),
+            'cause': found.cause,
+            'map': found.map,
+            'setting': found.setting,
+        }
     values['verdict'] = verdict(metrics)
     return values
 

@@ -1,26 +1,17 @@
-"""The metrics of a reconstruction in one sentence."""
+"""The metrics of a reconstruction in a few sentences: the verdict by held-out patterns first."""
 
 from __future__ import annotations
 
 from ..types import ReconstructionMetrics
 
-NOISE_LIMITED = 1.1
-"""R-factor over that of photon noise up to which photon noise explains the difference to the patterns."""
-NEARLY_NOISE_LIMITED = 1.5
-"""R-factor over that of photon noise up to which it explains most of the difference."""
-
 
 def verdict(metrics: ReconstructionMetrics) -> str:
-    """Return the main metrics in one sentence; lengths in pixels of the object."""
-    over_noise = metrics.r_factor / metrics.noise_r_factor if metrics.noise_r_factor > 0 else float('inf')
-    if over_noise <= NOISE_LIMITED:
-        fit = 'fits the patterns down to photon noise'
-    elif over_noise <= NEARLY_NOISE_LIMITED:
-        fit = 'fits the patterns nearly down to photon noise'
-    else:
-        fit = 'does not fit the patterns down to photon noise'
+    """Return the verdict and the main metrics; lengths in pixels of the object.
+
+    The R-factor is given as a number and does not decide: at low dose, a wrong model reaches that of photon noise.
+    """
     parts = [
-        f'R-factor {metrics.r_factor:.3f} (photon noise alone: {metrics.noise_r_factor:.3f}): the reconstruction {fit}',
+        f'R-factor {metrics.r_factor:.3f} (photon noise alone: {metrics.noise_r_factor:.3f})',
         f'uncertainty of a pixel {metrics.uncertainty:.2g}',
     ]
     if metrics.frc is not None:
@@ -28,7 +19,15 @@ def verdict(metrics: ReconstructionMetrics) -> str:
     parts.append(
         f'{100 * metrics.covered_share:.0f} % of the object grid covered, {metrics.overlap:.1f} positions per pixel'
     )
-    return '; '.join(parts) + '.'
+    return f'{_colour(metrics)} ' + '; '.join(parts) + '.'
+
+
+def _colour(metrics: ReconstructionMetrics) -> str:
+    found = metrics.credibility
+    if found is None:
+        return 'Not verified.'
+    text = f'{found.colour.capitalize()}. {found.sentence}'
+    return text if found.setting is None else f'{text} See {found.map}; {found.setting}.'
 
 
 def _resolution(resolution_px: float | None) -> str:

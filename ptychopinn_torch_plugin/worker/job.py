@@ -29,7 +29,7 @@ from ..data.scan import RawScan
 from ..errors import ConfigurationError, MemoryLimitError, WorkerError
 from ..storage.atomic import is_abandoned, writer_tag
 from ..storage.checked_files import read_bytes
-from ..types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
+from ..types import Credibility, FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,8 @@ def _read_metrics(folder: Path) -> ReconstructionMetrics | None:
     values = _read_record(folder / _METRICS, _METRICS, mapped=frozenset())
     if _header(folder / _FRC, _FRC).is_file():
         values['frc'] = FourierRingCorrelation(**_read_record(folder / _FRC, _FRC, mapped=frozenset()))
+    if values.get('credibility') is not None:
+        values['credibility'] = Credibility(**values['credibility'])
     return ReconstructionMetrics(**values)
 
 
@@ -303,7 +305,7 @@ def _plain(value: object) -> object:
     """Return a numpy scalar or a record as a value of JSON."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, LossRecord):
+    if isinstance(value, Credibility | LossRecord):
         return dataclasses.asdict(value)
     raise TypeError(f'{type(value).__name__} is neither an array nor a plain value.')
 

@@ -15,7 +15,8 @@ import pytest
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.metrics import FOLDER, plots, ring_correlation, verdict, write_metrics
-from ptychopinn_torch_plugin.types import Reconstruction, ReconstructionMetrics
+from ptychopinn_torch_plugin.metrics.output import numbers
+from ptychopinn_torch_plugin.types import Credibility, Reconstruction, ReconstructionMetrics
 from tests.helpers.scans import make_scan, smooth_object
 
 
@@ -45,15 +46,15 @@ def test_numbers_maps_and_plot(
     assert write_metrics(tmp_path, result, pixel_m)
     folder = tmp_path / FOLDER
     assert sorted(file.name for file in folder.iterdir()) == ['judgement.json', 'judgement.png', 'maps.npz']
-    numbers = json.loads((folder / 'judgement.json').read_text())
-    assert numbers['r_factor'] == metrics.r_factor
-    assert numbers['verdict'] == verdict(metrics)
-    assert numbers['excess'] == metrics.reduced_chi_square
+    document = json.loads((folder / 'judgement.json').read_text())
+    assert document['r_factor'] == metrics.r_factor
+    assert document['verdict'] == verdict(metrics)
+    assert document['excess'] == metrics.reduced_chi_square
     keys = ['r_factor', 'noise_r_factor', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
-    assert list(numbers)[: len(keys)] == keys, 'scripts of users read these'
-    assert ('resolution_m' in numbers) == (has_frc and pixel_m is not None)
+    assert list(document)[: len(keys)] == keys, 'scripts of users read these'
+    assert ('resolution_m' in document) == (has_frc and pixel_m is not None)
     if metrics.frc is not None and metrics.frc.resolution_px is not None and pixel_m is not None:
-        assert numbers['resolution_m'] == metrics.frc.resolution_px * 2e-8
+        assert document['resolution_m'] == metrics.frc.resolution_px * 2e-8
     with np.load(folder / 'maps.npz', allow_pickle=False) as maps:
         np.testing.assert_array_equal(maps['uncertainty_map'], metrics.uncertainty_map)
         assert ('ring_correlation' in maps) == has_frc
@@ -107,12 +108,16 @@ def test_a_plot_that_fails_is_a_warning(
 
 def test_verdict(refined: Reconstruction) -> None:
     metrics = replace(metrics_of(refined), r_factor=0.143, noise_r_factor=0.12, covered_share=0.98, overlap=15.79)
-    assert verdict(metrics).startswith(
-        'R-factor 0.143 (photon noise alone: 0.120): the reconstruction fits the patterns nearly down to photon noise;'
-    )
+    assert 'R-factor 0.143 (photon noise alone: 0.120);' in verdict(metrics)
     assert verdict(metrics).endswith('98 % of the object grid covered, 15.8 positions per pixel.')
-    assert 'does not fit the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.4))
-    assert 'fits the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.121))
+    assert verdict(replace(metrics, credibility=None)).startswith('Not verified. R-factor')
+    wrong = Credibility(0.1, 0.02, 0.05, 0.5, 'red', 'reversed', 9.0, 'Wrong sign.', 'object_r_map', 'reverse it')
+    judged = replace(metrics, credibility=wrong, r_factor=0.121)
+    assert verdict(judged).startswith('Red. Wrong sign. See object_r_map; reverse it. R-factor 0.121')
+    document = numbers(judged)
+    assert document['colour'] == 'red'
+    assert document['cause'] == 'reversed'
+    assert document['setting'] == 'reverse it'
     frc = metrics_of(with_frc(refined)).frc
     assert frc is not None
     for resolution, words in (

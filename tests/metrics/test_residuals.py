@@ -18,7 +18,7 @@ from ptychopinn_torch_plugin.data.io.product import product_from_reconstruction,
 from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
-from ptychopinn_torch_plugin.metrics import aligned, r_factor, verdict, window_of
+from ptychopinn_torch_plugin.metrics import aligned, r_factor, window_of
 from ptychopinn_torch_plugin.types import Reconstruction
 from tests.helpers.models import untrained_model
 from tests.helpers.scans import make_scan
@@ -82,12 +82,10 @@ def test_noise_alone_gives_the_r_factor_it_is_said_to(photons: float) -> None:
     assert judgement is not None
     assert judgement.r_factor == pytest.approx(judgement.noise_r_factor, rel=0.08)
     assert judgement.reduced_chi_square == pytest.approx(1.0, abs=0.15)
-    assert 'down to photon noise' in verdict(judgement)
     wrong = refine(replace(scan, positions=scan.positions[::-1].copy()), settings(15, refine_positions=False)).metrics
     assert wrong is not None
     assert wrong.r_factor > 1.2 * wrong.noise_r_factor
     assert wrong.reduced_chi_square > 1.5
-    assert 'does not fit' in verdict(wrong) or 'nearly' in verdict(wrong)
 
 
 @pytest.mark.parametrize('photons', [3e4, 1e6])

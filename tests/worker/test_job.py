@@ -17,7 +17,13 @@ from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import ConfigurationError, WorkerError
 from ptychopinn_torch_plugin.storage.atomic import writer_tag
-from ptychopinn_torch_plugin.types import FourierRingCorrelation, LossRecord, Reconstruction, ReconstructionMetrics
+from ptychopinn_torch_plugin.types import (
+    Credibility,
+    FourierRingCorrelation,
+    LossRecord,
+    Reconstruction,
+    ReconstructionMetrics,
+)
 from ptychopinn_torch_plugin.worker.job import (
     has_result,
     open_job,
@@ -101,8 +107,9 @@ def test_the_metrics_travel_with_the_result(tmp_path: Path, has_frc: bool) -> No
     ring = np.array([np.nan, 0.75])
     frc = FourierRingCorrelation(ring, ring + 1, ring + 2, None) if has_frc else None
     metrics = ReconstructionMetrics(
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, frc
-    )
+        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, float('nan'), image, image + 1, image + 2, image + 3, frc,
+        Credibility(0.9, 0.1, 0.4, 0.5, 'green', None, -9.0, 'Credible.'),
+    )  # fmt: skip
     wave = image.astype(np.complex64)
     result = Reconstruction(wave, image > 0, wave[None], np.zeros((1, 2)), np.ones(1, np.float32), (), metrics)
     write_result(tmp_path, result)
