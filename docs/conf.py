@@ -40,7 +40,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 PACKAGE = ptychopinn_torch_plugin.__name__
-HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in ('factory', 'fields', 'fold', 'page')}
+HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in ('factory', 'fields', 'fold', 'model_box', 'page', 'run_view')}
 """Modules without a place in the reference: this one needs a screen's libraries to be imported."""
 
 _PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)

@@ -24,6 +24,7 @@ from ..settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_
 from .fields import BoundField, tool_tip
 from .fold import Fold
 from .layout import folded_fields, main_fields, unused_because
+from .model_box import ModelBox
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class SettingsPage(QWidget):
         self.estimate_label.setToolTip(
             'An estimate, good to a factor of two; a finished run makes the next one better.'
         )
+        self.model_box = None if reconstructor_name.casefold() == 'refine' else ModelBox()
+        """The loaded model; None for a reconstructor that has none."""
+        if self.model_box is not None:
+            self.top.addWidget(self.model_box)
         self._build(reconstructor_name)
         self._observer = _Callback(self.refresh)
         for section in SECTIONS:
