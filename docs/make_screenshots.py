@@ -48,6 +48,7 @@ def main() -> None:
         window.view.show()
         scan = window.load_scan(folder / 'scan')
         _panels(window)
+        _check_data(window)
         _training(window, folder / 'training')
         _inference(window)
         _foreign_model(window, folder / 'faint')
@@ -70,6 +71,17 @@ def _panels(window: PtychodusWindow) -> None:
     page.preset_box.activated.emit(page.preset_box.currentIndex())
     with _open_folds(window, 'Data', 'Probe', 'Model', 'Training', 'Refinement', 'Hardware'):
         _grab_page(window, 'panel-open')
+
+
+def _check_data(window: PtychodusWindow) -> None:
+    from PyQt5.QtWidgets import QMessageBox
+
+    _page(window).check_button.click()
+    window.settle()
+    (dialog,) = _page(window).findChildren(QMessageBox)
+    dialog.grab().save(str(IMAGES / 'check-data.png'))
+    dialog.close()
+    window.settle()
 
 
 def _training(window: PtychodusWindow, folder: Path) -> None:

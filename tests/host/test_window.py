@@ -314,6 +314,18 @@ def test_inference_without_a_model_is_refused_before_a_product_is_made(window: W
     assert api.task_monitor.get_completed_runs() == runs
 
 
+def test_check_data_shows_what_is_wrong_and_what_the_data_are(window: Window, workflow_folder: Path) -> None:
+    window.select(REFINE)
+    page = window.panel()
+    assert isinstance(page, SettingsPage)
+    load_workflow(window, workflow_folder)
+    assert page.estimate_label.text().startswith('6 patterns of 17 x 20 pixels, one probe mode: 60 epochs, about ')
+    page.check_button.click()
+    (dialog,) = page.findChildren(QMessageBox)
+    assert '6 patterns of 17 x 20 pixels' in dialog.informativeText()
+    dialog.close()
+
+
 def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
     window: Window, workflow_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,8 +340,8 @@ def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
     runs = api.task_monitor.get_completed_runs()
     api.reconstruct(product_index=index)
     window.wait(lambda: api.task_monitor.get_completed_runs() > runs)
-    window.wait(lambda: bool(window.view.findChildren(QMessageBox)))
-    (dialog,) = window.view.findChildren(QMessageBox)
+    window.wait(lambda: bool(window.view.processing_status_view.findChildren(QMessageBox)))
+    (dialog,) = window.view.processing_status_view.findChildren(QMessageBox)
     assert dialog.informativeText() == 'The patterns cannot be used: crop them.'
     assert 'Background task exception' not in caplog.text
     dialog.close()

@@ -15,6 +15,7 @@ from ...estimate import Work, sentence
 from ..contract import HostWindow, WindowAware
 from ..library import PtychoPINNPyTorchLibrary
 from ..reconstructors import PtychoPINNReconstructor
+from .data_dialog import show_findings
 from .page import SettingsPage
 from .run_view import RunView
 from .selection import SelectedScan
@@ -53,6 +54,7 @@ class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
         self.run_view = RunView(self._library, window, selected)
         for name, page in self._pages.items():
             page.set_estimate(partial(self._estimate, selected, name))
+            page.check_button.clicked.connect(partial(show_findings, window, page))
             selected.add_listener(page.refresh)
         self._timer.timeout.connect(partial(self._show_models, selected))
         self._timer.start(MODEL_INTERVAL_MS)

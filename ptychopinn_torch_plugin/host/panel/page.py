@@ -12,7 +12,9 @@ from PyQt5.QtGui import QShowEvent
 from PyQt5.QtWidgets import (
     QComboBox,
     QFormLayout,
+    QHBoxLayout,
     QLabel,
+    QPushButton,
     QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
@@ -43,6 +45,8 @@ class SettingsPage(QWidget):
         self._folds: list[tuple[Fold, Sequence[SettingField]]] = []
         self._estimate_text: EstimateText = str
         self.preset_box = QComboBox()
+        self.check_button = QPushButton('Check data')
+        self.check_button.setToolTip('Check patterns, positions and probe of the selected product, as a run would.')
         self.purpose_label = _wrapped_label()
         self.estimate_label = _wrapped_label()
         self.top = QVBoxLayout()
@@ -96,7 +100,10 @@ class SettingsPage(QWidget):
     def _build(self, reconstructor_name: str) -> None:
         head = QFormLayout()
         head.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        head.addRow('Preset:', self.preset_box)
+        row = QHBoxLayout()
+        row.addWidget(self.preset_box, 1)
+        row.addWidget(self.check_button)
+        head.addRow('Preset:', row)
         layout = QVBoxLayout(self)
         layout.addLayout(head)
         layout.addWidget(self.purpose_label)

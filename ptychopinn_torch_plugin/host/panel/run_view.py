@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from ptychodus.api.observer import Observable, Observer
-from PyQt5.QtCore import Qt
+from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtWidgets import QMessageBox, QWidget
 
 from ...estimate import ScanSize, device_of, raw_seconds
@@ -42,7 +42,6 @@ class RunView(Observer):
         self._window = window
         self._runs: dict[int, tuple[ProductRepositoryItem, RunProgress]] = {}
         self._completed = window.task_monitor.get_completed_runs()
-        self._drawn: tuple[object, int, str] | None = None
         self.dialog: QMessageBox | None = None
         """The dialog of the last failure."""
         window.task_monitor.add_observer(self)
@@ -64,7 +63,8 @@ class RunView(Observer):
             if isinstance(error, Exception):
                 self._show_failure(error)
             self._calibrate(progress)
-            self._plot_selected()
+        # Later, because the host redraws its own plot for the product that was yielded at the same time.
+        QTimer.singleShot(0, self._redraw)
 
     def _calibrate(self, progress: RunProgress) -> None:
         """Correct the next estimates by a run that has reached its goal."""
@@ -97,8 +97,14 @@ class RunView(Observer):
         bar.setTextVisible(True)
         bar.setAlignment(Qt.AlignmentFlag.AlignCenter)
         bar.setFormat(f'{progress.text()} (%p %)')
-        if self._window.task_monitor.is_processing:
-            self._plot(progress, progress.text())
+
+    def _redraw(self) -> None:
+        """Draw the curves of the present run, or of that of the selected product."""
+        reconstructor = self._running()
+        if reconstructor is not None and self._window.task_monitor.is_processing:
+            self._plot(reconstructor.progress, reconstructor.progress.text())
+        else:
+            self._plot_selected()
 
     def _plot_selected(self) -> None:
         """Draw the curves of the run that belongs to the selected product, after the host has drawn its own."""
@@ -108,14 +114,11 @@ class RunView(Observer):
         item = self._window.products[index]
         known = self._runs.get(id(item))
         if known is not None and known[0] is item:
-            self._drawn = None
             self._plot(known[1], item.get_name())
 
     def _plot(self, progress: RunProgress, title: str) -> None:
-        state = progress, len(progress.training), title
-        if state == self._drawn or not progress.training:
+        if not progress.training:
             return
-        self._drawn = state
         axes, canvas = self._window.status_view.axes, self._window.status_view.figure_canvas
         axes.clear()
         axes.set_title(title)
