@@ -40,8 +40,9 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 PACKAGE = ptychopinn_torch_plugin.__name__
-HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in ('factory', 'fields', 'fold', 'page')}
-"""Modules without a place in the reference: this one needs a screen's libraries to be imported."""
+_OF_QT = ('data_dialog', 'factory', 'fields', 'fold', 'model_box', 'page', 'run_view')
+HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in _OF_QT}
+"""Modules without a place in the reference: these need a screen's libraries to be imported."""
 
 _PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
 

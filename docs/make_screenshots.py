@@ -1,14 +1,17 @@
 """Make the pictures of the window in ``docs/images``: ``PYTHONPATH=. python docs/make_screenshots.py``.
 
-A scan is simulated, and the real window trains on it and reconstructs it by its own buttons, without a screen. Takes
-two minutes on two cores.
+A scan is simulated, and the real window trains on it and reconstructs it by its own buttons, without a screen, at
+1280 x 800 and 1920 x 1080 pixels. Takes two minutes on two cores.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -20,52 +23,126 @@ from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
 from tests.end_to_end.window import PINN, PtychodusWindow, open_window
 
 IMAGES = Path(__file__).parent / 'images'
-SCAN = ScanPlan(rows=18, columns=18, sample='star')
-SECONDS = 600.0
+SCAN = ScanPlan(rows=14, columns=14, sample='star')
+FAINT_SCAN = ScanPlan(rows=8, columns=8, sample='star', photons=1e4)
+REFINE = 'ptychopinn (pytorch)_refine'
+SMALL, LARGE = (1280, 800), (1920, 1080)
+SECONDS = 900.0
+EPOCHS = 10
 
 
 def main() -> None:
-    """Write ``panel.png`` and ``window.png``."""
+    """Write the pictures."""
     from PyQt5.QtGui import QFont
     from PyQt5.QtWidgets import QApplication
 
     IMAGES.mkdir(exist_ok=True)
     application = QApplication(['ptychodus'])
-    application.setFont(QFont('DejaVu Sans', 10))
+    application.setFont(QFont('DejaVu Sans', 9))
     with tempfile.TemporaryDirectory(prefix='star-') as name, open_window() as window:
         folder = Path(name)
         simulate_scan(folder / 'scan', SCAN)
+        simulate_scan(folder / 'faint', FAINT_SCAN)
+        (folder / 'training').mkdir()
         window.view.setWindowTitle('Ptychodus')
-        window.view.resize(1500, 1100)
         window.view.show()
-        window.load_scan(folder / 'scan')
-        window.choose_algorithm(PINN)
-        _grab_panel(window)
-        _train_and_infer(window, folder / 'training')
-        _grab_window(window)
+        scan = window.load_scan(folder / 'scan')
+        _panels(window)
+        _check_data(window)
+        _training(window, folder / 'training')
+        _inference(window)
+        _foreign_model(window, folder / 'faint')
+        window.product_box().setCurrentIndex(scan)
 
 
-def _grab_panel(window: PtychodusWindow) -> None:
+def _panels(window: PtychodusWindow) -> None:
+    """The panels, folded and open, and a preset."""
+    window.choose_algorithm(REFINE)
+    _grab(window, 'panel-refine', SMALL)
+    window.choose_algorithm(PINN)
+    _grab(window, 'panel', SMALL)
+    _grab(window, 'panel-large', LARGE)
+    page = _page(window)
+    page.preset_box.setCurrentIndex(page.preset_box.findData('faint'))
+    page.preset_box.activated.emit(page.preset_box.currentIndex())
+    with _open_folds(window, 'Refinement'):
+        _grab(window, 'preset-faint', LARGE)
+    page.preset_box.setCurrentIndex(page.preset_box.findData('balanced'))
+    page.preset_box.activated.emit(page.preset_box.currentIndex())
+    with _open_folds(window, 'Data', 'Probe', 'Model', 'Training', 'Refinement', 'Hardware'):
+        _grab_page(window, 'panel-open')
+
+
+def _check_data(window: PtychodusWindow) -> None:
+    from PyQt5.QtWidgets import QMessageBox
+
+    _page(window).check_button.click()
     window.settle()
-    window.view.processing_view.grab().save(str(IMAGES / 'panel.png'))
+    (dialog,) = _page(window).findChildren(QMessageBox)
+    dialog.grab().save(str(IMAGES / 'check-data.png'))
+    dialog.close()
+    window.settle()
 
 
-def _train_and_infer(window: PtychodusWindow, folder: Path) -> None:
-    folder.mkdir()
+def _training(window: PtychodusWindow, folder: Path) -> None:
+    window.set_values({'Training': {'epochs': EPOCHS}})
     with window.finished_run(SECONDS):
         window.press_train(folder)
+        window.wait(lambda: f'Epoch {3 * EPOCHS // 10} of' in window.log_text(), 'a third of the training', SECONDS)
+        window.settle()
+        _grab(window, 'training', SMALL)
     window.monitor.raise_if_failed()
+    window.wait(lambda: not _page(window).model_box.picture.isHidden(), 'the model is shown')
+    _grab(window, 'trained', SMALL)
+
+
+def _inference(window: PtychodusWindow) -> None:
     with window.finished_run(SECONDS):
         window.press_infer()
     window.monitor.raise_if_failed()
+    _grab(window, 'window', LARGE)
 
 
-def _grab_window(window: PtychodusWindow) -> None:
+def _foreign_model(window: PtychodusWindow, scan: Path) -> None:
+    """The model of one scan while another one, much fainter, is selected."""
+    window.load_scan(scan)
+    window.wait(lambda: not _page(window).model_box.warning.isHidden(), 'the warning is shown')
+    _grab(window, 'foreign-model', SMALL)
+
+
+def _page(window: PtychodusWindow) -> Any:  # noqa: ANN401 - the panel on display
+    return window.processing._stacked_widget.currentWidget()
+
+
+@contextmanager
+def _open_folds(window: PtychodusWindow, *titles: str) -> Iterator[None]:
+    from ptychopinn_torch_plugin.host.panel.fold import Fold
+
+    folds = [fold for fold in _page(window).findChildren(Fold) if fold.title in titles]
+    for fold in folds:
+        fold.button.setChecked(True)
+    window.settle()
+    yield
+    for fold in folds:
+        fold.button.setChecked(False)
+
+
+def _grab(window: PtychodusWindow, name: str, size: tuple[int, int]) -> None:
+    """Write a picture of the whole window."""
     from PyQt5.QtGui import QTextCursor
 
+    window.view.resize(*size)
     window.status.text_edit.moveCursor(QTextCursor.MoveOperation.End)
     window.settle()
-    window.view.grab().save(str(IMAGES / 'window.png'))
+    window.view.grab().save(str(IMAGES / f'{name}.png'))
+
+
+def _grab_page(window: PtychodusWindow, name: str) -> None:
+    """Write a picture of the whole panel, beyond what the window has room for."""
+    page = _page(window)
+    window.settle()
+    page.resize(page.width(), page.sizeHint().height())
+    page.grab().save(str(IMAGES / f'{name}.png'))
 
 
 if __name__ == '__main__':

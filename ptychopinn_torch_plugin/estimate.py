@@ -146,16 +146,14 @@ def sentence(work: Work, scan: ScanSize, config: Config, calibration: Calibratio
         f'{scan.patterns:,} patterns of {scan.height} x {scan.width} pixels, '
         f'{"one probe mode" if modes == 1 else f"{modes} probe modes"}: '
         f'{"no refinement" if epochs == 0 else "1 epoch" if epochs == 1 else f"{epochs:,} epochs"}, '
-        f'{time} on {device.name}, {cost.memory_bytes / 1e9:.1f} GB.'
+        f'{time} on {device.name}, {cost.memory_bytes / 1e9:.1f}\u00a0GB.'
     )
 
 
 def duration(seconds: float) -> str:
     """Return a time in words, rounded as an estimate deserves: ``'20 s'``, ``'4 minutes'``, ``'2.5 hours'``."""
-    if seconds < 10:
-        return 'a few seconds'
     if seconds < 90:
-        return f'{5 * round(seconds / 5)} s'
+        return f'{max(5, 5 * round(seconds / 5))} s'
     if seconds < 90 * 60:
         return f'{max(2, round(seconds / 60))} minutes'
     return f'{seconds / 3600:.1f} hours'

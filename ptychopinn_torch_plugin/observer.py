@@ -22,7 +22,11 @@ class Observer(Protocol):
         """Receive the progress: ``done`` of ``goal`` units of work are finished."""
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
-        """Receive the mean losses (dimensionless) of epoch ``epoch`` (from 1), which has ended."""
+        """Receive the mean losses (dimensionless) of epoch ``epoch`` (from 1) of a training, which has ended.
+
+        For a refinement ``training`` is the deviance per pixel and ``validation`` is None. An epoch can be reported
+        again when it is repeated in smaller batches.
+        """
 
     def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
         """Receive the present object, complex64 ``(h, w)`` on the product's grid, transmission about 1 in vacuum."""

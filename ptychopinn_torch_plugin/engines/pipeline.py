@@ -182,6 +182,7 @@ def _solve(
             if not math.isfinite(deviance):
                 raise _divergence(tensors.scan, epoch)
             losses.append(LossRecord(epoch, deviance, None))
+            progress.losses(epoch, deviance)
             progress.advance()
             progress.preview(lambda: solver.state.object_array, solver.state.origin)
             return progress.should_stop()

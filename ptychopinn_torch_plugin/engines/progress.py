@@ -45,6 +45,10 @@ class ProgressReporter:
         self._goal = max(self._goal, self._done)
         self._observer.on_progress(self._done, self._goal)
 
+    def losses(self, epoch: int, deviance: float) -> None:
+        """Report the deviance per pixel of an epoch (from 1) of the refinement."""
+        self._observer.on_losses(epoch, deviance, None)
+
     def preview(self, make: Callable[[], Tensor], origin: tuple[int, int]) -> None:
         """Show the object array ``(h, w)`` that ``make`` returns, first pixel at ``origin`` (y, x), if one is due."""
         if self._interval and self._done % self._interval == 0 and self._done < self._goal:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from ptychodus.api.reconstruct import Reconstructor, ReconstructorLibrary
 
+from ..estimate import Calibration
 from .reconstructors import PtychoPINNReconstructor, RefineReconstructor
-from .runs import LOGGER_NAME
+from .runs import LOGGER_NAME, WorkerReconstructor
 from .settings import PtychoPINNSettings
 
 if TYPE_CHECKING:
@@ -23,11 +24,18 @@ class PtychoPINNPyTorchLibrary(ReconstructorLibrary):
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         super().__init__(LOGGER_NAME)
         self.settings = PtychoPINNSettings(settings_registry)
+        self.calibration = Calibration()
+        """Corrects estimates by the runs of this session."""
         self._reconstructors = (
-            PtychoPINNReconstructor('PINN', 'pinn', self.settings),
-            PtychoPINNReconstructor('Supervised', 'supervised', self.settings),
-            RefineReconstructor('Refine', self.settings),
+            PtychoPINNReconstructor('PINN', 'pinn', self.settings, self._set_newest),
+            PtychoPINNReconstructor('Supervised', 'supervised', self.settings, self._set_newest),
+            RefineReconstructor('Refine', self.settings, self._set_newest),
         )
+        self.newest: WorkerReconstructor | None = None
+        """The reconstructor that runs, or that ran last; None before the first run."""
+
+    def _set_newest(self, reconstructor: WorkerReconstructor) -> None:
+        self.newest = reconstructor
 
     @property
     def name(self) -> str:

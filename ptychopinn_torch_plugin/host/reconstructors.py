@@ -7,7 +7,7 @@ checks its Stop button after every value; closing a generator ends the worker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,7 @@ from ..worker import messages
 from ..worker.job import open_job
 from .contract import Action
 from .output_check import check_writable
-from .runs import LOGGER_NAME, WorkerReconstructor
+from .runs import LOGGER_NAME, WorkerReconstructor, ignore_run
 from .settings import ModelType, PtychoPINNSettings
 
 if TYPE_CHECKING:
@@ -42,8 +42,14 @@ logger = logging.getLogger(LOGGER_NAME)
 class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     """Reconstructor with one kind of model, ``'pinn'`` or ``'supervised'``."""
 
-    def __init__(self, name: str, model_type: ModelType, settings: PtychoPINNSettings) -> None:
-        super().__init__(name, settings)
+    def __init__(
+        self,
+        name: str,
+        model_type: ModelType,
+        settings: PtychoPINNSettings,
+        on_run: Callable[[WorkerReconstructor], None] = ignore_run,
+    ) -> None:
+        super().__init__(name, settings, on_run)
         self._model_type: ModelType = model_type
         self._model_file: Path | None = None
 
@@ -52,6 +58,11 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
     def is_model_loaded(self) -> bool:
         """Return whether a model was trained or loaded."""
         return self._model_file is not None
+
+    @property
+    def model_file(self) -> Path | None:
+        """File of the loaded model; None if none was trained or loaded."""
+        return self._model_file
 
     def get_model_file_filter(self) -> str:
         """Return the filter of the host's file dialogs for models."""

@@ -17,6 +17,7 @@ from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
 from ..worker.parent import run_job
 from .contract import HostRun
+from .live import RunProgress
 from .output_check import keep_elsewhere
 from .settings import PtychoPINNSettings
 
@@ -40,10 +41,17 @@ _SHOW_TIMEOUT_S: Final = 10.0
 logger = logging.getLogger(LOGGER_NAME)
 
 
+def ignore_run(_reconstructor: WorkerReconstructor) -> None:
+    """Do nothing when a run begins: where no window shows it."""
+
+
 class WorkerReconstructor(Reconstructor):
     """A reconstructor whose work is done in a worker process; base of those with and without a model."""
 
-    def __init__(self, name: str, settings: PtychoPINNSettings) -> None:
+    def __init__(
+        self, name: str, settings: PtychoPINNSettings, on_run: Callable[[WorkerReconstructor], None] = ignore_run
+    ) -> None:
+        self._on_run = on_run
         self._name = name
         self._settings = settings
         self._host_run: HostRun | None = None
@@ -54,6 +62,11 @@ class WorkerReconstructor(Reconstructor):
     def name(self) -> str:
         """Name in the window and in settings files."""
         return self._name
+
+    @property
+    def progress(self) -> RunProgress:
+        """Progress of the present run, or of the last one."""
+        return self._progress
 
     def get_progress_goal(self) -> int:
         """Return the units of work of the present run, at least 1 (the host hides Stop while the goal is 0)."""
@@ -81,6 +94,7 @@ class WorkerReconstructor(Reconstructor):
             MemoryLimitError: the memory of the host's process ran out.
         """
         self._progress = RunProgress()
+        self._on_run(self)
 
         try:
             with _described_memory_errors():
@@ -96,6 +110,7 @@ class WorkerReconstructor(Reconstructor):
 
     def run_worker(self, job: Job) -> Generator[messages.Message, None, None]:
         """Run ``job`` in a worker and yield the messages that the host has to see; closing this ends the worker."""
+        self._progress.begin(job.kind, job.config)
         received = run_job(job, should_stop=lambda: self.is_stopped, keeps_worker=True)
         return filter_messages(received, self._progress)
 
@@ -163,24 +178,6 @@ class WorkerReconstructor(Reconstructor):
         yield ReconstructOutput(self._result, self._progress.finish())
 
 
-class RunProgress:
-    """Units of work done, and to be done, in one run."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.goal = 1
-
-    def update(self, message: messages.Progress) -> None:
-        """Take the values that the worker reports."""
-        self.goal = max(message.goal, 1)
-        self.done = min(max(message.done, 0), self.goal)
-
-    def finish(self) -> int:
-        """Reach the goal and return it."""
-        self.done = self.goal
-        return self.goal
-
-
 class ProductPacer:
     """Times the products yielded to a window.
 
@@ -228,6 +225,8 @@ def filter_messages(
                 logging.getLogger(message.logger).log(message.level, '%s', message.text)
             elif isinstance(message, messages.Progress):
                 progress.update(message)
+            elif isinstance(message, messages.Losses):
+                progress.add_losses(message)
 
             now = clock()
 

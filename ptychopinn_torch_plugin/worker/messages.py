@@ -24,7 +24,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Losses:
-    """Epoch ``epoch`` (from 1) has ended with these mean losses (dimensionless)."""
+    """Epoch ``epoch`` (from 1) of a training or a refinement has ended with these mean losses (dimensionless)."""
 
     epoch: int
     training: float

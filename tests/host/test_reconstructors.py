@@ -26,6 +26,7 @@ from ptychopinn_torch_plugin.errors import (
 from ptychopinn_torch_plugin.host import runs as module
 from ptychopinn_torch_plugin.host.contract import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
+from ptychopinn_torch_plugin.host.live import RunProgress
 from ptychopinn_torch_plugin.host.reconstructors import PtychoPINNReconstructor
 from ptychopinn_torch_plugin.worker.job import Job
 from ptychopinn_torch_plugin.worker.messages import Finished, Heartbeat, LogRecord, Losses, Message, Preview, Progress
@@ -466,7 +467,7 @@ def test_progress_reaches_the_window_twice_a_second_and_no_more() -> None:
         yield from (Progress(step, 100) for step in range(100))
 
     times = (0.1 * tick for tick in range(1000))
-    progress = module.RunProgress()
+    progress = RunProgress()
     passed = list(module.filter_messages(received(), progress, clock=lambda: next(times)))
     assert [message.done for message in passed if isinstance(message, Progress)] == list(range(4, 100, 5))
     assert (progress.done, progress.goal) == (99, 100)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,19 @@ from PyQt5.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QLabel,
+    QMessageBox,
     QSpinBox,
     QWidget,
 )
 
-from ptychopinn_torch_plugin.errors import ModelNotLoadedError
+from ptychopinn_torch_plugin.errors import InputError, ModelNotLoadedError
 from ptychopinn_torch_plugin.host import runs as runs_module
 from ptychopinn_torch_plugin.host.panel.fold import Fold
 from ptychopinn_torch_plugin.host.panel.layout import shown_fields
 from ptychopinn_torch_plugin.host.panel.page import SettingsPage
 from ptychopinn_torch_plugin.presets import PRESETS, preset_settings
+from ptychopinn_torch_plugin.worker.job import Job
+from ptychopinn_torch_plugin.worker.messages import Heartbeat, Message
 
 from .fake_worker import LOSSES, FakeWorker
 
@@ -309,6 +312,39 @@ def test_inference_without_a_model_is_refused_before_a_product_is_made(window: W
         api.reconstruct(product_index=index)
     assert len(repository) == products
     assert api.task_monitor.get_completed_runs() == runs
+
+
+def test_check_data_shows_what_is_wrong_and_what_the_data_are(window: Window, workflow_folder: Path) -> None:
+    window.select(REFINE)
+    page = window.panel()
+    assert isinstance(page, SettingsPage)
+    load_workflow(window, workflow_folder)
+    assert page.estimate_label.text().startswith('6 patterns of 17 x 20 pixels, one probe mode: 60 epochs, about ')
+    page.check_button.click()
+    (dialog,) = page.findChildren(QMessageBox)
+    assert '6 patterns of 17 x 20 pixels' in dialog.informativeText()
+    dialog.close()
+
+
+def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
+    window: Window, workflow_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_job: Job) -> Generator[Message, None, None]:
+        yield Heartbeat()
+        raise InputError('The patterns cannot be used: crop them.')
+
+    monkeypatch.setattr(runs_module, 'run_job', FakeWorker(fail))
+    index = load_workflow(window, workflow_folder)
+    window.select(REFINE)
+    api = window.model.processing_core.processing_api
+    runs = api.task_monitor.get_completed_runs()
+    api.reconstruct(product_index=index)
+    window.wait(lambda: api.task_monitor.get_completed_runs() > runs)
+    window.wait(lambda: bool(window.view.processing_status_view.findChildren(QMessageBox)))
+    (dialog,) = window.view.processing_status_view.findChildren(QMessageBox)
+    assert dialog.informativeText() == 'The patterns cannot be used: crop them.'
+    assert 'Background task exception' not in caplog.text
+    dialog.close()
 
 
 BROKEN_PANELS = {

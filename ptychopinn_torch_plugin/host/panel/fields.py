@@ -38,7 +38,14 @@ class IntegerField(QSpinBox):
         super().__init__()
         lowest = -LARGEST_INTEGER if field.minimum is None else int(field.minimum)
         self.setRange(lowest, LARGEST_INTEGER if field.maximum is None else int(field.maximum))
+        self._unit = field.unit
+        self.valueChanged.connect(self._fit_unit)
         _finish_number(self, field)
+
+    def _fit_unit(self, value: int) -> None:
+        """Show the unit of one in the singular."""
+        unit = self._unit.removesuffix('es' if self._unit.endswith('ches') else 's') if value == 1 else self._unit
+        self.setSuffix(f' {unit}' if unit else '')
 
     def focusInEvent(self, event: QFocusEvent | None) -> None:  # noqa: N802 - Qt's name
         """Select the text, so that typing replaces it; in the middle of a word no number can be typed."""

@@ -12,7 +12,9 @@ from PyQt5.QtGui import QShowEvent
 from PyQt5.QtWidgets import (
     QComboBox,
     QFormLayout,
+    QHBoxLayout,
     QLabel,
+    QPushButton,
     QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
@@ -24,6 +26,7 @@ from ..settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_
 from .fields import BoundField, tool_tip
 from .fold import Fold
 from .layout import folded_fields, main_fields, unused_because
+from .model_box import ModelBox
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class SettingsPage(QWidget):
         self._folds: list[tuple[Fold, Sequence[SettingField]]] = []
         self._estimate_text: EstimateText = str
         self.preset_box = QComboBox()
+        self.check_button = QPushButton('Check data')
+        self.check_button.setToolTip('Check patterns, positions and probe of the selected product, as a run would.')
         self.purpose_label = _wrapped_label()
         self.estimate_label = _wrapped_label()
         self.top = QVBoxLayout()
@@ -55,6 +60,10 @@ class SettingsPage(QWidget):
         self.estimate_label.setToolTip(
             'An estimate, good to a factor of two; a finished run makes the next one better.'
         )
+        self.model_box = None if reconstructor_name.casefold() == 'refine' else ModelBox()
+        """The loaded model; None for a reconstructor that has none."""
+        if self.model_box is not None:
+            self.top.addWidget(self.model_box)
         self._build(reconstructor_name)
         self._observer = _Callback(self.refresh)
         for section in SECTIONS:
@@ -91,7 +100,10 @@ class SettingsPage(QWidget):
     def _build(self, reconstructor_name: str) -> None:
         head = QFormLayout()
         head.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        head.addRow('Preset:', self.preset_box)
+        row = QHBoxLayout()
+        row.addWidget(self.preset_box, 1)
+        row.addWidget(self.check_button)
+        head.addRow('Preset:', row)
         layout = QVBoxLayout(self)
         layout.addLayout(head)
         layout.addWidget(self.purpose_label)
