@@ -15,6 +15,7 @@ import pytest
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.metrics import FOLDER, plots, ring_correlation, verdict, write_metrics
+from ptychopinn_torch_plugin.metrics.verdict import light_of
 from ptychopinn_torch_plugin.types import Reconstruction, ReconstructionMetrics
 from tests.helpers.scans import make_scan, smooth_object
 
@@ -49,7 +50,7 @@ def test_numbers_maps_and_plot(
     assert numbers['r_factor'] == metrics.r_factor
     assert numbers['verdict'] == verdict(metrics)
     assert numbers['excess'] == metrics.reduced_chi_square
-    keys = ['r_factor', 'noise_r_factor', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
+    keys = ['r_factor', 'noise_r_factor', 'misfit', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
     assert list(numbers)[: len(keys)] == keys, 'scripts of users read these'
     assert ('resolution_m' in numbers) == (has_frc and pixel_m is not None)
     if metrics.frc is not None and metrics.frc.resolution_px is not None and pixel_m is not None:
@@ -106,13 +107,19 @@ def test_a_plot_that_fails_is_a_warning(
 
 
 def test_verdict(refined: Reconstruction) -> None:
-    metrics = replace(metrics_of(refined), r_factor=0.143, noise_r_factor=0.12, covered_share=0.98, overlap=15.79)
+    metrics = replace(metrics_of(refined), reduced_chi_square=2.4, covered_share=0.98, overlap=15.79)
     assert verdict(metrics).startswith(
-        'R-factor 0.143 (photon noise alone: 0.120): the reconstruction fits the patterns nearly down to photon noise;'
+        'Misfit 2.4 (1 is photon noise): errors other than photon noise are of about its size;'
     )
     assert verdict(metrics).endswith('98 % of the object grid covered, 15.8 positions per pixel.')
-    assert 'does not fit the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.4))
-    assert 'fits the patterns down to photon noise' in verdict(replace(metrics, r_factor=0.121))
+    for misfit, light, words in (
+        (0.97, 'green', 'photon noise explains the difference'),
+        (4.0, 'yellow', 'are of about its size'),
+        (4.1, 'red', 'dominate'),
+        (float('nan'), None, 'the misfit is not known'),
+    ):
+        assert light_of(misfit) == light
+        assert words in verdict(replace(metrics, reduced_chi_square=misfit))
     frc = metrics_of(with_frc(refined)).frc
     assert frc is not None
     for resolution, words in (
