@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.cli.parser import PROGRAM, build_parser
+from ptychopinn_torch_plugin.cli.names import PROGRAM
+from ptychopinn_torch_plugin.cli.parser import build_parser
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -25,6 +26,8 @@ from ..errors import ConfigurationError, InputError, MissingDependencyError, Out
 from ..metrics import write_metrics
 from ..metrics.output import numbers
 from ..observer import SilentObserver
+from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
+from ..report.run import RunKind
 from ..storage.atomic import write_atomically
 from ..storage.folder_lock import locked
 from .codes import ExitCode
@@ -35,7 +38,7 @@ from .outputs import resolve_output, write_reconstruction
 from .result import CommandResult, plain
 from .settings import read_config
 from .signals import StopSignals
-from .terminal import BarObserver, progress_bar
+from .terminal import progress_bar
 from .torchrun import is_one_of_several
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ _TECHNICAL: Final = frozenset(
 """Settings of the section ``inference`` that do not change the object: a batch may continue with other ones."""
 
 State = Literal['started', 'done', 'failed']
-Run = Callable[['Loaded', 'Observer'], 'Reconstruction']
+RunScan = Callable[['Loaded', 'Observer'], 'Reconstruction']
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,17 @@ class BatchScan:
         return self.folder / RECORD_FILE
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How every scan of a batch is reconstructed."""
+
+    run: RunScan
+    config: Config
+    model_file: Path | None
+    made_with: dict[str, Any]
+    """Model and settings that decide the result, for the record."""
+
+
 @dataclass
 class Summary:
     """Records of the scans of one run."""
@@ -105,20 +119,24 @@ def batch(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         raise ConfigurationError(f'-o {parsed.output}: a batch writes into a folder, give a name without a suffix.')
     scans = parsed.shard.select(list_scans(parsed.scans, parsed.output))
     signals = context.signals
-    run, made_with = _prepare(parsed.model, config, signals)
-    waiting, summary = _divide(scans, made_with, again=parsed.again)
+    recipe = _prepare(parsed.model, config, signals)
+    waiting, summary = _divide(scans, recipe.made_with, again=parsed.again)
     start = time.perf_counter()
-    with signals.deferred():
-        with progress_bar('Batch', signals, quiet=parsed.quiet) as observer:
+    with signals.deferred(), StatusFile(parsed.output / _status_name(parsed.shard), 'batch') as status:
+        with progress_bar('Batch', signals, quiet=parsed.quiet) as bar:
+            observer = status.observer(bar)
             for number, scan in enumerate(waiting, 1):
                 if observer.should_stop():
                     break
                 context.written.watch(scan.record_file)
-                record = _reconstruct(scan, run, made_with, parsed, _ScanObserver(observer, number - 1, len(waiting)))
+                status.begin(f'scan {number} of {len(waiting)}: {scan.path}')
+                part = _ScanObserver(observer, number - 1, len(waiting))
+                record = _reconstruct(scan, recipe, parsed, part)
                 if record is None:  # a signal came
                     break
                 (summary.done if record['state'] == 'done' else summary.failed).append(record)
                 _log_line(record, number, len(waiting))
+        status.finish(context.written.paths(), is_stopped=signals.received is not None)
         left = len(scans) - len(summary.done) - len(summary.skipped) - len(summary.failed)
         document = {
             'output': parsed.output,
@@ -182,8 +200,8 @@ def _name_of(path: Path) -> str:
     return absolute.name if absolute.is_dir() else absolute.stem
 
 
-def _prepare(model_file: Path | None, config: Config, signals: StopSignals) -> tuple[Run, dict[str, Any]]:
-    """Load the engine and the model once; return the reconstruction of one scan, and what it is made with."""
+def _prepare(model_file: Path | None, config: Config, signals: StopSignals) -> Recipe:
+    """Load the engine and the model once; return how every scan is reconstructed."""
     with engine_imports(signals):
         from ..engines import pipeline
         from ..storage.model_file import load_model
@@ -193,13 +211,22 @@ def _prepare(model_file: Path | None, config: Config, signals: StopSignals) -> t
     for name in _TECHNICAL:
         settings['inference'].pop(name, None)
     if model_file is None:
-        return lambda loaded, observer: pipeline.refine(loaded.scan, config, observer), {**settings, 'model': None}
+
+        def refine(loaded: Loaded, observer: Observer) -> Reconstruction:
+            return pipeline.refine(loaded.scan, config, observer)
+
+        return Recipe(refine, config, None, {**settings, 'model': None})
     model = load_model(model_file)
 
-    def run(loaded: Loaded, observer: Observer) -> Reconstruction:
+    def reconstruct(loaded: Loaded, observer: Observer) -> Reconstruction:
         return pipeline.reconstruct(loaded.scan, model, config, observer)
 
-    return run, {**settings, 'model': {'sha256': _sha256(model_file)}}
+    return Recipe(reconstruct, config, model_file, {**settings, 'model': {'sha256': _sha256(model_file)}})
+
+
+def _status_name(shard: Shard) -> str:
+    """Return the name of the status file: every task of a job array has one of its own."""
+    return STATUS_FILE if shard.count == 1 else f'status-{shard.number}-of-{shard.count}.json'
 
 
 def _sha256(file: Path) -> str:
@@ -253,30 +280,30 @@ def _refuse_other_settings(scan: BatchScan, before: dict[str, Any], now: dict[st
 
 
 def _reconstruct(
-    scan: BatchScan, run: Run, made_with: dict[str, Any], parsed: argparse.Namespace, observer: _ScanObserver
+    scan: BatchScan, recipe: Recipe, parsed: argparse.Namespace, observer: _ScanObserver
 ) -> dict[str, Any] | None:
     """Reconstruct one scan and write its product, metrics and record; None if a signal ended it."""
     record: dict[str, Any] = {
         'state': 'started',
         'scan': str(scan.path.absolute()),
         'inputs': _inputs_of(scan.path),
-        'made_with': made_with,
+        'made_with': recipe.made_with,
     }
     try:
         with locked(scan.folder, 'a reconstruction'):
-            return _reconstruct_locked(scan, run, record, parsed, observer)
+            return _reconstruct_locked(scan, recipe, record, parsed, observer)
     except OutputError as error:  # another process works there, or the record cannot be written
         return record | _failure(error) | {'log': []}
 
 
 def _reconstruct_locked(
-    scan: BatchScan, run: Run, record: dict[str, Any], parsed: argparse.Namespace, observer: _ScanObserver
+    scan: BatchScan, recipe: Recipe, record: dict[str, Any], parsed: argparse.Namespace, observer: _ScanObserver
 ) -> dict[str, Any] | None:
     start = time.perf_counter()
     _write_record(scan.record_file, record)
     with _collected_log() as lines:
         try:
-            record |= _result_of(scan, run, parsed, observer)
+            record |= _result_of(scan, recipe, parsed, observer)
         except (ConfigurationError, MissingDependencyError):
             scan.record_file.unlink()
             raise  # every other scan would end the same way
@@ -297,29 +324,38 @@ def _failure(error: Exception) -> dict[str, Any]:
     return {'state': 'failed', 'error': {'type': type(error).__name__, 'message': message}}
 
 
-def _result_of(scan: BatchScan, run: Run, parsed: argparse.Namespace, observer: _ScanObserver) -> dict[str, Any]:
+def _result_of(scan: BatchScan, recipe: Recipe, parsed: argparse.Namespace, observer: _ScanObserver) -> dict[str, Any]:
     has_product = scan.path.is_dir() or scan.path.suffix != NPZ_SUFFIX
     output = resolve_output(scan.folder, has_product=has_product)
-    loaded = load_scan(scan.path, parsed.read_as, parsed.nphotons, large_on_disk=True)
-    result = run(loaded, observer)
-    if observer.should_stop():  # the object is not complete
-        return {}
-    write_reconstruction(output, loaded, result)
-    pixel_m = loaded.geometry.object_pixel_m
-    write_metrics(scan.folder, result, pixel_m)
+    started, start = datetime.now(UTC).astimezone(), time.perf_counter()
+    with collected_warnings() as warnings:
+        loaded = load_scan(scan.path, parsed.read_as, parsed.nphotons, large_on_disk=True)
+        result = recipe.run(loaded, observer)
+        if observer.should_stop():  # the object is not complete
+            return {}
+        seconds = time.perf_counter() - start
+        write_reconstruction(output, loaded, result)
+        pixel_m = loaded.geometry.object_pixel_m
+        write_metrics(scan.folder, result, pixel_m)
+    kind: RunKind = 'refine' if recipe.model_file is None else 'reconstruct'
+    described = Run(
+        kind, loaded.scan, recipe.config, started, seconds, pixel_m, tuple(warnings), recipe.model_file, output
+    )  # fmt: skip
+    report = scan.folder / REPORT_FILE
     return {
         'state': 'done',
         'output': str(output.absolute()),
         'positions': loaded.scan.size,
         'coverage': float(result.coverage.mean()),
         'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
+        'report': str(report.absolute()) if write_report(report, result, described) else None,
     }
 
 
 class _ScanObserver(SilentObserver):
     """Observes one scan of a batch: each has the same share of the progress bar."""
 
-    def __init__(self, observer: BarObserver, number: int, count: int) -> None:
+    def __init__(self, observer: Observer, number: int, count: int) -> None:
         self._observer = observer
         self._number = number
         self._count = count
@@ -414,7 +450,7 @@ def _log_line(record: dict[str, Any], number: int, count: int) -> None:
         logger.error('%d/%d %s: failed: %s', number, count, record['scan'], record['error']['message'])
         return
     metrics = record['judgement']
-    quality = '' if metrics is None else f'R-factor {metrics["r_factor"]:.3f}, '
+    quality = '' if metrics is None or metrics['misfit'] is None else f'misfit {metrics["misfit"]:.3g}, '
     logger.info(
         '%d/%d %s: %s%.0f %% covered, %.1f s%s: %s',
         number,

@@ -8,21 +8,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..config import Config
 from ..data.io.conversion import BeamGeometry, complete_geometry, write_npz, write_workflow_folder
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
+from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
+from ..report.run import RunKind
 from ..storage.model_file import MODEL_FILE, read_model_header
 from ..storage.training_output import RESUME_FILE
 from .codes import ExitCode
 from .context import CommandContext
 from .headers import describe
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
-from .outputs import resolve_output, write_reconstruction
+from .outputs import refuse_unwritable, resolve_output, write_reconstruction
 from .result import CommandResult, table
 from .settings import read_config
 from .signals import StopSignals
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TITLES: dict[RunKind, str] = {'reconstruct': 'Reconstructing', 'refine': 'Refining'}
+
 
 def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
@@ -43,12 +49,15 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     with engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
+    refuse_unwritable(parsed.output / MODEL_FILE)
     scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
     context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))
     start = time.perf_counter()
-    with signals.deferred():
+    with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
+        status.begin('training')
         with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
-            model = train_model(scans, config, parsed.output, observer)
+            model = train_model(scans, config, parsed.output, status.observer(observer))
+        status.finish(context.written.paths(), is_stopped=signals.received is not None)
         ended_by, code = signals.received, signals.exit_code
         header = read_model_header(model)
         last = header.losses[-1] if header.losses else None
@@ -81,7 +90,7 @@ def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandR
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
         return reconstruct_scan(loaded.scan, model, config, observer)
 
-    return _write_result_of(run, 'Reconstructing', parsed, context, {'model': model_file})
+    return _write_result_of(run, 'reconstruct', parsed, context, config, model_file)
 
 
 def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
@@ -95,7 +104,7 @@ def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
     def run(loaded: Loaded, observer: Observer) -> Reconstruction:
         return refine_scan(loaded.scan, config, observer)
 
-    return _write_result_of(run, 'Refining', parsed, context, {})
+    return _write_result_of(run, 'refine', parsed, context, config, None)
 
 
 def export(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
@@ -165,36 +174,51 @@ def engine_imports(signals: StopSignals) -> Iterator[None]:
 
 def _write_result_of(
     run: Callable[[Loaded, Observer], Reconstruction],
-    title: str,
+    kind: RunKind,
     parsed: argparse.Namespace,
     context: CommandContext,
-    document: dict[str, Any],
+    config: Config,
+    model_file: Path | None,
 ) -> CommandResult:
-    """Read the scan, reconstruct it with ``run``, and write product and metrics, whatever signal comes meanwhile."""
+    """Read the scan, reconstruct it with ``run``, and write product, metrics and report, whatever signal comes."""
     has_product = parsed.scan.is_dir() or parsed.scan.suffix != NPZ_SUFFIX
     # Before the scan is read: an output that cannot be written is refused before hours of work.
     output = resolve_output(parsed.output, has_product=has_product)
-    with reporting_process(parsed) as reports:
+    with reporting_process(parsed) as reports, collected_warnings() as warnings:
         loaded = load_scan(parsed.scan, parsed.read_as, parsed.nphotons, large_on_disk=True)
-        context.written.watch(output, *metrics_files(output.parent))
-        start = time.perf_counter()
+        report = output.parent / REPORT_FILE
+        context.written.watch(output, *metrics_files(output.parent), report)
+        started, start = datetime.now(UTC).astimezone(), time.perf_counter()
         signals = context.signals
-        with signals.deferred():
-            with progress_bar(title, signals, quiet=parsed.quiet) as observer:
-                result = run(loaded, observer)
+        status_file = output.parent / STATUS_FILE if reports else None
+        with signals.deferred(), StatusFile(status_file, kind) as status:
+            status.begin(_TITLES[kind].lower())
+            with progress_bar(_TITLES[kind], signals, quiet=parsed.quiet) as observer:
+                result = run(loaded, status.observer(observer))
             if not reports:
                 return CommandResult()
             ended_by, code = signals.received, signals.exit_code
-            document |= {'seconds': round(time.perf_counter() - start, 3), 'interrupted_by': ended_by}
+            seconds = round(time.perf_counter() - start, 3)
+            status.begin('writing')
             write_reconstruction(output, loaded, result)
             pixel_m = loaded.geometry.object_pixel_m
             has_metrics = write_metrics(output.parent, result, pixel_m)
-            document |= {
+            described = Run(
+                kind, loaded.scan, config, started, seconds, pixel_m, tuple(warnings), model_file, output,
+                is_stopped=ended_by is not None,
+            )  # fmt: skip
+            has_report = write_report(report, result, described)
+            status.finish(context.written.paths(), is_stopped=ended_by is not None)
+            document = {
+                'model': model_file,
+                'seconds': seconds,
+                'interrupted_by': ended_by,
                 'output': output,
                 'coverage': float(result.coverage.mean()),
                 'losses': [record.training for record in result.losses],
                 'judgement_folder': output.parent / FOLDER if has_metrics else None,
                 'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
+                'report': report if has_report else None,
             }
             text = f'{ended_by}: the object so far is {output}.' if ended_by else f'The reconstruction is {output}.'
             if result.metrics is not None:

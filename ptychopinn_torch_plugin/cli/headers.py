@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +13,25 @@ import numpy as np
 from ..data.io.archive import read_arrays, read_headers
 from ..data.io.conversion import read_npz_geometry
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_diffraction_header, read_product
-from ..errors import InputError
+from ..errors import InputError, ModelFileError
 from ..storage.model_file import MODEL_SUFFIX, ModelHeader, read_model_header
 from .inputs import HELP, NPZ_SUFFIX, PRODUCT_SUFFIXES, find_scans, is_workflow_folder
 from .result import table
 
 Document = dict[str, Any]
 
+_UNITS: Final = {
+    'photons_per_frame': 'photons_per_frame [photons]',
+    'probe_photons': 'probe_photons [photons]',
+    'training_loss': 'training_loss [deviance per pixel]',
+    'validation_loss': 'validation_loss [deviance per pixel]',
+    'last_loss': 'last_loss [deviance per pixel]',
+    'object_pixel_m': 'object_pixel [m]',
+    'detector_pixel_m': 'detector_pixel [m]',
+    'photon_energy_ev': 'photon_energy [eV]',
+    'detector_distance_m': 'detector_distance [m]',
+}
+"""Names with units, for people; the JSON document keeps the keys."""
 _SMALL_NPZ_KEYS: Final = ('bad_pixels', 'diff3d_quantity')
 
 
@@ -33,7 +46,14 @@ def describe(path: Path) -> tuple[Document, str]:
         ModelFileError: the model file cannot be used.
     """
     if path.is_dir() and not is_workflow_folder(path):
-        found = [describe(item) for item in find_scans(path)]
+        try:
+            scans = find_scans(path)
+        except InputError:
+            models = find_models(path)
+            if models:
+                return _compare_models(path, models)
+            raise
+        found = [describe(item) for item in scans]
         several: Document = {'kind': 'scans', 'path': path, 'scans': [document for document, _ in found]}
         return several, '\n\n'.join(text for _, text in found)
     document = Document(path=path) | _describer(path)(path)
@@ -59,6 +79,7 @@ def _model(path: Path) -> Document:
     last = header.losses[-1] if header.losses else None
     return {
         'kind': 'model',
+        'written_at': datetime.fromtimestamp(path.stat().st_mtime, UTC).astimezone().isoformat(timespec='seconds'),
         'backend': header.backend,
         'format_version': header.format_version,
         'model_type': header.config.model.model_type,
@@ -73,6 +94,41 @@ def _model(path: Path) -> Document:
         'config': header.config.model_dump(mode='json'),
         'history': [asdict(record) for record in header.losses],
     }
+
+
+def find_models(path: Path) -> list[Path]:
+    """Return the model files in a folder and in the folders in it, sorted by name."""
+    return sorted((*path.glob(f'*{MODEL_SUFFIX}'), *path.glob(f'*/*{MODEL_SUFFIX}')))
+
+
+def _compare_models(path: Path, models: list[Path]) -> tuple[Document, str]:
+    """Return the headers of several models, and a table that compares them; a file that is none has its reason."""
+    documents: list[Document] = []
+    rows: list[tuple[str, ...]] = [
+        ('model', 'written', 'kind', 'generator', 'scans', 'epochs', 'best', 'validation loss', 'photons')
+    ]
+    for file in models:
+        name = file.relative_to(path).as_posix()
+        try:
+            document = Document(path=file) | _model(file)
+        except ModelFileError as error:
+            documents.append({'kind': 'model', 'path': file, 'error': str(error)})
+            rows.append((name, f'cannot be used: {error}', *[''] * 7))
+            continue
+        documents.append(document)
+        loss = document['validation_loss']
+        rows.append(
+            (
+                name, document['written_at'][:16].replace('T', ' '), document['model_type'], document['generator'],
+                ', '.join(document['scans']), str(document['epochs']), str(document['best_epoch']),
+                'none' if loss is None else f'{loss:.4g}', f'{document["photons_per_frame"]:.3g}',
+            )
+        )  # fmt: skip
+    usable = [row for row in rows if row[2]]
+    widths = [max(len(row[column]) for row in usable) for column in range(len(rows[0]))]
+    widths[0] = max(len(row[0]) for row in rows)
+    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return {'kind': 'models', 'path': path, 'models': documents}, '\n'.join(lines)
 
 
 def _best_epoch(header: ModelHeader) -> int | None:
@@ -144,14 +200,15 @@ def _archive(path: Path) -> Document:
 def _rows(document: Document) -> dict[str, object]:
     """Return rows for people: pairs as a x b, and no nested values."""
     rows: dict[str, object] = {}
-    for name, value in document.items():
+    for key, value in document.items():
+        name = _UNITS.get(key, key)
         if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
             rows[name] = ' x '.join(f'{item:.6g}' for item in value)
         elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             rows[name] = ', '.join(value)
         elif isinstance(value, float):
             rows[name] = f'{value:.6g}'
-        elif name in ('versions', 'arrays') and isinstance(value, dict):
+        elif key in ('versions', 'arrays') and isinstance(value, dict):
             rows[name] = ', '.join(f'{key} {item}' for key, item in value.items())
         elif not isinstance(value, list | dict):
             rows[name] = value

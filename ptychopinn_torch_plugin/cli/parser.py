@@ -13,15 +13,75 @@ from . import batch, commands
 from .codes import MEANINGS
 from .inputs import HELP
 from .inspect import add_inspect
+from .names import PROGRAM, suggestion
+from .results import add_result_commands
 from .settings import add_settings
 
-PROGRAM: Final = 'ptychopinn-torch'
+EXAMPLES: Final = {
+    'train': ('train scan -o trained', 'train monday tuesday/scan7 more.npz -o trained --set data.hold_out_scan=true'),
+    'reconstruct': (
+        'reconstruct scan -m trained/model.safetensors -o result',
+        'reconstruct scan -m model.safetensors --set refinement.refine_epochs=0 -o network_alone.h5',
+    ),
+    'refine': (
+        'refine scan -o refined',
+        'refine scan -s settings.ini --set refinement.refine_epochs=200 --set inference.half_scans=true -o refined',
+    ),
+    'batch': ('batch day -o results', 'batch day -m trained/model.safetensors -o results --shard 3/16'),
+    'export': ('export scan -o scan.npz', 'export scan -o for_ptychopinn.npz --dialect amplitude'),
+    'convert': (
+        'convert theirs.npz -o folder --photon-energy-ev 8800 --detector-distance-m 1.92 --detector-pixel-m 75e-6',
+        'convert folder -o back.npz',
+    ),
+    'info': ('info trained/model.safetensors', 'info scan --json', 'info models'),
+    'inspect': ('inspect scan', 'inspect raw.cxi --apply -o corrected'),
+    'doctor': ('doctor',),
+    'demo': ('demo -o demo',),
+    'compare': ('compare result1 result2 -o comparison.html', 'compare results/*/report.html'),
+    'settings': ('settings', 'settings refinement', 'settings training.epochs --json'),
+    'bundle': ('bundle result -o support.zip',),
+    'completion': ('completion bash >> ~/.bashrc',),
+}
+"""Examples of every command, without the program's name."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages name what was probably meant."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - argparse's types
+        """Parse ``args``; an option that is not known is refused with the most similar one.
+
+        Raises:
+            SystemExit: the words do not parse (code 2), or help or version were asked for (code 0).
+        """
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._of_command(parsed)
+            known = [name for action in parser._actions for name in action.option_strings]
+            options = [word.partition('=')[0] for word in unknown if word.startswith('-')]
+            meant = [suggestion(option, known) for option in options]
+            parser.error(f'unrecognized arguments: {" ".join(unknown)}.{next(filter(None, meant), "")}')
+        return parsed
+
+    def _of_command(self, parsed: argparse.Namespace) -> argparse.ArgumentParser:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parser: argparse.ArgumentParser = action.choices[parsed.command]
+                return parser
+        return self
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - argparse's type
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f'there is no "{value}".{suggestion(str(value), choices)} Choose from {", ".join(choices)}.'
+            )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; ``run`` of what it parses is the function of the command."""
     codes = '\n'.join(f'  {int(code):>3}  {meaning}' for code, meaning in MEANINGS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description='PtychoPINN (PyTorch) without a window: the same training and reconstruction as in Ptychodus.',
         epilog=f'exit codes:\n{codes}',
@@ -34,7 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_batch(actions)
     _add_files(actions)
     _add_checks(actions)
-    for action in actions.choices.values():
+    add_result_commands(actions)
+    for name, action in actions.choices.items():
+        action.formatter_class = argparse.RawDescriptionHelpFormatter
+        action.epilog = 'examples:\n' + '\n'.join(f'  {PROGRAM} {example}' for example in EXAMPLES[name])
         action.add_argument('--json', action='store_true', help='print exactly one JSON document on stdout')
     return parser
 

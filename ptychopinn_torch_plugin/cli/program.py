@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from ..limits import says_out_of_memory
 from ..storage.written_files import WrittenFiles
 from .codes import ExitCode, exit_code_of
 from .context import CommandContext
-from .parser import PROGRAM, build_parser
+from .names import PROGRAM
+from .parser import build_parser
 from .result import CommandResult, failure, json_of
 from .signals import Interrupted, StopSignals
 from .streams import discard
@@ -35,6 +37,8 @@ def run_command(words: Sequence[str], signals: StopSignals, stdout: TextIO | Non
     Raises:
         SystemExit: the words do not parse (code 2), or help or version were asked for (code 0).
     """
+    if '_ARGCOMPLETE' in os.environ:
+        _complete()
     parsed = _parse(words, stdout)
     context = CommandContext(signals, WrittenFiles())
     with logging_to_stderr(quiet=parsed.quiet):
@@ -42,11 +46,19 @@ def run_command(words: Sequence[str], signals: StopSignals, stdout: TextIO | Non
         return _report(result, parsed, context.written, stdout)
 
 
+def _complete() -> None:
+    """Print the completions of the words that the shell passes on, and end the process."""
+    import argcomplete
+
+    argcomplete.autocomplete(build_parser())
+
+
 def _parse(words: Sequence[str], stdout: TextIO | None) -> argparse.Namespace:
     text = io.StringIO()
     try:
         with redirect_stdout(text):
-            return build_parser().parse_args(words)
+            parsed: argparse.Namespace = build_parser().parse_args(words)
+            return parsed
     except SystemExit:
         code = _print(text.getvalue(), stdout)
         if code != ExitCode.DONE:
@@ -99,12 +111,20 @@ def _describe(error: Exception) -> tuple[str, int]:
             'patterns (--set data.subsample=...).'
         ), ExitCode.FAILED
     if isinstance(error, OSError):
-        return str(error), exit_code_of(error)
+        return _describe_system_error(error), exit_code_of(error)
     traceback.print_exception(error)
     return (
         f'{type(error).__name__}: {error}. This is a defect of ptychopinn_torch_plugin: please report it with the '
         'lines above.'
     ), ExitCode.FAILED
+
+
+def _describe_system_error(error: OSError) -> str:
+    """Return what the system refused, without its error number."""
+    if error.strerror is None:
+        return str(error)
+    where = f'{error.filename}: ' if error.filename is not None else ''
+    return f'{where}{error.strerror}. Check the path, its permissions and the space on its disk.'
 
 
 def _report(result: CommandResult, parsed: argparse.Namespace, written: WrittenFiles, stdout: TextIO | None) -> int:

@@ -18,13 +18,26 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-s', '--settings', type=Path, help='a Ptychodus settings file to read the PtychoPINNPyTorch groups of'
     )
-    parser.add_argument(
+    action = parser.add_argument(
         '--set',
         action='append',
         default=[],
         metavar='SECTION.NAME=VALUE',
-        help='one setting, for example training.epochs=5; may be repeated, and overrides the settings file',
+        help='one setting, for example training.epochs=5; may be repeated, and overrides the settings file '
+        '("ptychopinn-torch settings" lists them all)',
     )
+    action.completer = _complete_setting  # type: ignore[attr-defined] # read by argcomplete
+
+
+def _complete_setting(prefix: str, **_: object) -> list[str]:
+    from ..config import Config
+
+    names = [
+        f'{section}.{name}='
+        for section, field in Config.model_fields.items()
+        for name in type(field.default).model_fields
+    ]
+    return [name for name in names if name.startswith(prefix)]
 
 
 def read_config(settings: Path | None, changes: Sequence[str], model_type: str = 'pinn') -> Config:

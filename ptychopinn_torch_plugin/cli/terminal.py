@@ -13,11 +13,16 @@ from tqdm import tqdm
 from ..observer import SilentObserver
 from .signals import StopSignals
 
+_FORMAT = '{desc}: {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}'
 _PACKAGE = __package__.partition('.')[0]
 
 
 class _BarHandler(logging.Handler):
     """Writes records to stderr above the progress bar, if one is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda record: not getattr(record, 'is_result', False))  # the result is printed on stdout
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
@@ -53,7 +58,7 @@ class BarObserver(SilentObserver):
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         """Show the losses of the epoch behind the bar."""
-        losses = {} if validation is None else {'held_out': f'{validation:.4f}'}
+        losses = {} if validation is None else {'validation_loss': f'{validation:.4f}'}
         self._bar.set_postfix(epoch=epoch, loss=f'{training:.4f}', **losses)
 
     def should_stop(self) -> bool:
@@ -64,5 +69,6 @@ class BarObserver(SilentObserver):
 @contextmanager
 def progress_bar(title: str, signals: StopSignals, *, quiet: bool) -> Iterator[BarObserver]:
     """Yield the observer of a run that draws on stderr, where that is a terminal, unless ``quiet``."""
-    with tqdm(desc=title, unit='step', total=1, file=sys.stderr, disable=True if quiet else None) as bar:
+    shown = {'desc': title, 'total': 1, 'bar_format': _FORMAT, 'dynamic_ncols': True, 'leave': False}
+    with tqdm(**shown, file=sys.stderr, disable=True if quiet else None) as bar:
         yield BarObserver(bar, signals)

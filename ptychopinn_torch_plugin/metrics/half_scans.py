@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_POSITIONS = 2
 """Patterns with photons that a half must have."""
+RESULT_LINE = {'is_result': True}
+"""Marks the line of the log that the command line prints as its result."""
 PARTS = 3
 """Whole scan and two halves: the parts of the progress."""
 
@@ -44,7 +46,7 @@ def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer 
     work = partial(_with_halves, run) if config.inference.half_scans else run
     result = work(scan, config, listener)
     if result.metrics is not None:
-        logger.info('%s: %s', scan.name, verdict(result.metrics))
+        logger.info('%s: %s', scan.name, verdict(result.metrics), extra=RESULT_LINE)
     return result
 
 

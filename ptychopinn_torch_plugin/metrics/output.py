@@ -30,13 +30,14 @@ PLOT_FILE = 'judgement.png'
 _NUMBERS = {
     'r_factor': 'r_factor',
     'noise_r_factor': 'noise_r_factor',
+    'misfit': 'reduced_chi_square',
     'excess': 'reduced_chi_square',
     'scale': 'scale',
     'covered_share': 'covered_share',
     'overlap': 'overlap',
     'uncertainty': 'uncertainty',
 }
-"""Keys in ``judgement.json``, and the fields of the metrics that they hold."""
+"""Keys in ``judgement.json`` and the fields of the metrics that they hold; version 0.1 called the misfit ``excess``."""
 _MAPS = ('object_r_map', 'detector_r_map', 'uncertainty_map', 'photons_map')
 _FRC_ARRAYS = ('frequencies', 'correlation', 'threshold')
 

@@ -39,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ImportError: matplotlib is not installed or does not work here.
     """
-    _import_matplotlib()
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def draw_metrics(
     extent, unit = _extent(reconstruction.object_array.shape, pixel_m)
     covered = reconstruction.coverage
     illuminated = covered & (metrics.photons_map > _ILLUMINATED * metrics.photons_map.max())
-    rows, columns = _bounding_box(covered)
+    rows, columns = bounding_box(covered)
     array = reconstruction.object_array * np.exp(-1j * np.angle(reconstruction.object_array[covered].sum()))
     with np.errstate(divide='ignore'):
         log_uncertainty = np.log10(metrics.uncertainty_map)
@@ -81,7 +81,7 @@ def draw_metrics(
         (axes[1, 0], 'R-factor on the object', metrics.object_r_map, 'magma', True),
     )
     for axis, title, image, colours, is_error in images:
-        _draw(axis, np.where(covered, image, np.nan), extent, _limits(image[illuminated], is_error), colours)
+        _draw(axis, np.where(covered, image, np.nan), extent, limits_of(image[illuminated], is_error), colours)
         axis.set(title=title, xlabel=f'x [{unit}]', ylabel=f'y [{unit}]')
         axis.set_xlim(*(extent[0] + (extent[1] - extent[0]) * edge / array.shape[1] for edge in columns))
         axis.set_ylim(*(extent[2] * edge / array.shape[0] for edge in rows[::-1]))
@@ -89,14 +89,14 @@ def draw_metrics(
     if metrics.frc is None:
         _draw_distribution(axes[1, 2], metrics)
     else:
-        _draw_frc(axes[1, 2], metrics.frc, pixel_m)
+        draw_frc(axes[1, 2], metrics.frc, pixel_m)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=_DPI, format='png')
     return stream.getvalue()
 
 
-def _import_matplotlib() -> None:
-    """Import matplotlib, which fails at its import on a backend in ``MPLBACKEND`` that is not installed.
+def import_matplotlib() -> None:
+    """Import matplotlib, also where ``MPLBACKEND`` names a backend that is not installed, on which its import fails.
 
     Notebooks pass such a backend on to the processes they start. It is left as it is for whoever plots to a screen.
     """
@@ -126,13 +126,14 @@ def _draw(axis: Any, image: Real, extent: Extent, limits: tuple[float, float], c
 def _draw_detector(axis: Any, r_map: Real) -> None:  # noqa: ANN401
     height, width = r_map.shape
     extent: Extent = (-0.5 - width // 2, width - width // 2 - 0.5, height - height // 2 - 0.5, -0.5 - height // 2)
-    low, high = _limits(r_map, True)
+    low, high = limits_of(r_map, True)
     # Where almost no photons arrive, photon noise alone gives R-factors above 1, which would set the whole scale.
     _draw(axis, r_map, extent, (low, min(high, max(1.0, 2 * low))), 'magma')
     axis.set(title='R-factor on the detector', xlabel='pixels from the centre', ylabel='pixels from the centre')
 
 
-def _draw_frc(axis: Any, frc: FourierRingCorrelation, pixel_m: tuple[float, float] | None) -> None:  # noqa: ANN401
+def draw_frc(axis: Any, frc: FourierRingCorrelation, pixel_m: tuple[float, float] | None) -> None:  # noqa: ANN401
+    """Draw the Fourier ring correlation of two half scans, and the resolution as title."""
     axis.plot(frc.frequencies, frc.correlation, color='C0', label='half scans')
     axis.plot(frc.frequencies, frc.threshold, color='C1', linestyle='--', label='half-bit threshold')
     axis.axhline(0.0, color='0.7', linewidth=0.8)
@@ -157,7 +158,7 @@ def _draw_distribution(axis: Any, metrics: ReconstructionMetrics) -> None:  # no
     axis.grid(alpha=0.3)
 
 
-def _limits(values: Real, is_error: bool) -> tuple[float, float]:
+def limits_of(values: Real, is_error: bool) -> tuple[float, float]:
     """Return the limits of a colour scale: those of 99 % of the finite values, from zero for an error."""
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -175,7 +176,7 @@ def _extent(shape: tuple[int, ...], pixel_m: tuple[float, float] | None) -> tupl
     return (0.0, shape[1] * pixel_m[1] * 1e6, shape[0] * pixel_m[0] * 1e6, 0.0), 'µm'
 
 
-def _bounding_box(covered: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]]:
+def bounding_box(covered: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return first and last edge of the covered rows and columns; those of the whole array if nothing is covered."""
     edges = []
     for axis in (1, 0):

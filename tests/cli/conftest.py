@@ -13,6 +13,7 @@ from ptychopinn_torch_plugin.cli import main
 from ptychopinn_torch_plugin.data.io.npz import write_training_npz
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan, simulate_scan
 from tests.helpers.scans import make_scan
+from tests.helpers.schemas import validate
 
 Command = Callable[[Sequence[object]], int]
 JsonCommand = Callable[[Sequence[object]], dict[str, Any]]
@@ -58,6 +59,7 @@ def run_json(capsys: pytest.CaptureFixture[str]) -> JsonCommand:
         assert document['exit_code'] == code
         assert document['ok'] is (code == 0)
         assert document['command'] == words[0]
+        validate('command', document)
         return document
 
     return call

@@ -82,7 +82,7 @@ def test_a_failure_is_listed_and_the_others_are_reconstructed(
     captured = capsys.readouterr()
     assert captured.out == 'Scans: 1 reconstructed, 1 done before, 0 failed, 0 left.\n'
     assert 'Refined' not in captured.err
-    assert f'1/1 {day / "scan1.npz"}: R-factor' in captured.err
+    assert f'1/1 {day / "scan1.npz"}: misfit' in captured.err
 
 
 def test_a_done_scan_is_reconstructed_again_where_it_must(day: Path, tmp_path: Path, run_json: JsonCommand) -> None:

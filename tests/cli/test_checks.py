@@ -131,7 +131,7 @@ def test_a_bar_is_drawn_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> No
             observer.on_losses(1, 0.5, 0.25)
             observer.on_progress(10, 10)
         assert ('Training' in stream.getvalue()) is is_drawn
-        assert ('held_out=0.2500' in stream.getvalue()) is is_drawn
+        assert ('validation_loss=0.2500' in stream.getvalue()) is is_drawn
 
 
 def test_the_module_runs_and_loads_nothing_heavy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,11 +201,36 @@ def test_info_of_every_kind(folder: Path, training_file: Path, tmp_path: Path, r
     assert [item['kind'] for item in run_json(['info', tmp_path])['scans']] == ['workflow folder', 'training file']
 
 
+def test_info_of_a_folder_of_models(
+    tmp_path: Path, run: Command, run_json: JsonCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name / 'model.safetensors', untrained_model(Config()))
+    (tmp_path / 'c.safetensors').write_bytes(b'nothing of the kind')
+    document = run_json(['info', tmp_path])
+    assert document['kind'] == 'models'
+    assert [item.get('generator') for item in document['models']] == ['unrolled', 'unrolled', None]
+    assert 'c.safetensors' in document['models'][2]['error']
+    capsys.readouterr()
+    assert run(['info', tmp_path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        'model',
+        'a/model.safetensors',
+        'b/model.safetensors',
+        'c.safetensors',
+    ]
+    assert 'cannot be used' in lines[3]
+    assert lines[0].index('generator') == lines[1].index('unrolled')
+
+
 def test_info_for_people(folder: Path, run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(['info', folder]) == 0
     text = capsys.readouterr().out
-    assert 'pattern_shape        32 x 32\n' in text
-    assert 'name                 simulated\n' in text
+    assert re.search(r'^pattern_shape +32 x 32$', text, re.MULTILINE)
+    assert re.search(r'^name +simulated$', text, re.MULTILINE)
+    assert 'object_pixel [m]' in text
 
 
 @pytest.mark.parametrize('name', ['absent.h5', 'text.h5', 'diffraction.h5', 'text.npz', 'text.md', 'arrays.npz'])

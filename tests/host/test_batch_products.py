@@ -69,4 +69,4 @@ def test_every_second_step_becomes_a_product_and_half_scans_a_resolution(
     pixel = load_product(tmp_path / 'product.000018.h5').object_.get_pixel_geometry()
     assert figures['resolution_m'] == pytest.approx(figures['resolution_px'] * pixel.width_m)
     assert 'Resolution of the half scans' in caplog.text
-    assert 'R-factor' in caplog.text
+    assert 'Misfit' in caplog.text

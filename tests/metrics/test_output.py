@@ -16,6 +16,7 @@ from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.metrics import FOLDER, plots, ring_correlation, verdict, write_metrics
 from ptychopinn_torch_plugin.metrics.output import numbers
+from ptychopinn_torch_plugin.metrics.verdict import light_of
 from ptychopinn_torch_plugin.types import Credibility, Reconstruction, ReconstructionMetrics
 from tests.helpers.scans import make_scan, smooth_object
 
@@ -50,7 +51,7 @@ def test_numbers_maps_and_plot(
     assert document['r_factor'] == metrics.r_factor
     assert document['verdict'] == verdict(metrics)
     assert document['excess'] == metrics.reduced_chi_square
-    keys = ['r_factor', 'noise_r_factor', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
+    keys = ['r_factor', 'noise_r_factor', 'misfit', 'excess', 'scale', 'covered_share', 'overlap', 'uncertainty']
     assert list(document)[: len(keys)] == keys, 'scripts of users read these'
     assert ('resolution_m' in document) == (has_frc and pixel_m is not None)
     if metrics.frc is not None and metrics.frc.resolution_px is not None and pixel_m is not None:
@@ -107,17 +108,26 @@ def test_a_plot_that_fails_is_a_warning(
 
 
 def test_verdict(refined: Reconstruction) -> None:
-    metrics = replace(metrics_of(refined), r_factor=0.143, noise_r_factor=0.12, covered_share=0.98, overlap=15.79)
-    assert 'R-factor 0.143 (photon noise alone: 0.120);' in verdict(metrics)
-    assert verdict(metrics).endswith('98 % of the object grid covered, 15.8 positions per pixel.')
-    assert verdict(replace(metrics, credibility=None)).startswith('Not verified. R-factor')
+    metrics = replace(metrics_of(refined), reduced_chi_square=2.4, covered_share=0.98, overlap=15.79)
+    assert verdict(replace(metrics, credibility=None)).startswith(
+        'Not verified. Misfit 2.4 (1 is photon noise): errors other than photon noise are of about its size;'
+    )
     wrong = Credibility(0.1, 0.02, 0.05, 0.5, 'red', 'reversed', 9.0, 'Wrong sign.', 'object_r_map', 'reverse it')
-    judged = replace(metrics, credibility=wrong, r_factor=0.121)
-    assert verdict(judged).startswith('Red. Wrong sign. See object_r_map; reverse it. R-factor 0.121')
+    judged = replace(metrics, credibility=wrong)
+    assert verdict(judged).startswith('Red. Wrong sign. See object_r_map; reverse it. Misfit 2.4')
     document = numbers(judged)
     assert document['colour'] == 'red'
     assert document['cause'] == 'reversed'
     assert document['setting'] == 'reverse it'
+    assert verdict(metrics).endswith('98 % of the object grid covered, 15.8 positions per pixel.')
+    for misfit, light, words in (
+        (0.97, 'green', 'photon noise explains the difference'),
+        (4.0, 'yellow', 'are of about its size'),
+        (4.1, 'red', 'dominate'),
+        (float('nan'), None, 'the misfit is not known'),
+    ):
+        assert light_of(misfit) == light
+        assert words in verdict(replace(metrics, reduced_chi_square=misfit))
     frc = metrics_of(with_frc(refined)).frc
     assert frc is not None
     for resolution, words in (

@@ -1,0 +1,23 @@
+"""The report of a run: one HTML file that needs nothing else, its data, the comparison of several, and ``status.json``.
+
+Importing this package imports neither torch nor Ptychodus nor matplotlib nor Jinja.
+"""
+
+from __future__ import annotations
+
+from .compare import read_report, write_comparison
+from .output import REPORT_FILE, collected_warnings, report_path, write_report
+from .run import Run
+from .status import STATUS_FILE, StatusFile
+
+__all__ = [
+    'REPORT_FILE',
+    'STATUS_FILE',
+    'Run',
+    'StatusFile',
+    'collected_warnings',
+    'read_report',
+    'report_path',
+    'write_comparison',
+    'write_report',
+]
