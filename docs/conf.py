@@ -1,4 +1,7 @@
-"""Sphinx: ``sphinx-build -W -b html docs build/docs`` turns the pages here and the docstrings into a site."""
+"""Sphinx: ``sphinx-build -W -b html docs build/docs`` turns the pages here and the docstrings into a site.
+
+The tutorials are run by the build; ``-D plot_gallery=0`` leaves that out.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import ptychopinn_torch_plugin
 from ptychopinn_torch_plugin.host.settings import group_name, iter_setting_fields
@@ -22,13 +26,21 @@ author = 'The ptychopinn_torch_plugin developers'
 copyright = author
 version = release = ptychopinn_torch_plugin.__version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
-source_suffix = {'.md': 'markdown'}
-exclude_patterns = ['images']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_gallery.gen_gallery']
+source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
+exclude_patterns = ['images', 'tutorials']
 
-html_theme = 'alabaster'
-html_theme_options = {'description': ptychopinn_torch_plugin.__doc__.splitlines()[0], 'page_width': '1080px'}
+html_theme = 'pydata_sphinx_theme'
+html_title = 'PtychoPINN (PyTorch) for Ptychodus'
 html_show_copyright = False
+html_show_sourcelink = False
+html_theme_options = {
+    'navbar_align': 'left',
+    'navigation_with_keys': False,
+    'secondary_sidebar_items': ['page-toc'],
+    'footer_start': [],
+    'footer_end': [],
+}
 
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 3
@@ -42,6 +54,18 @@ napoleon_use_rtype = False
 PACKAGE = ptychopinn_torch_plugin.__name__
 HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in ('factory', 'fields', 'fold', 'page')}
 """Modules without a place in the reference: this one needs a screen's libraries to be imported."""
+
+
+sphinx_gallery_conf = {
+    'examples_dirs': 'tutorials',
+    'gallery_dirs': 'auto_tutorials',
+    'image_scrapers': ('tutorial_pictures.collect',),
+    'within_subsection_order': 'FileNameSortKey',
+    'abort_on_example_error': True,
+    'download_all_examples': False,
+    'show_memory': False,
+    'show_signature': False,
+}
 
 _PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
 
