@@ -32,9 +32,12 @@ exclude_patterns = ['images', 'tutorials']
 
 html_theme = 'pydata_sphinx_theme'
 html_title = 'PtychoPINN (PyTorch) for Ptychodus'
+html_static_path = ['_static']
+html_css_files = ['site.css']
 html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {
+    'header_links_before_dropdown': 6,
     'navbar_align': 'left',
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
@@ -75,8 +78,8 @@ def settings_table(section: str) -> str:
     rows = [
         f'Settings group `{group_name(section)}`.',
         '',
-        '| name | default | unit | what it does |',
-        '| --- ' * 4 + '|',
+        '| name | label in the panel | default | range | unit | what it does, and when to change it |',
+        '| --- ' * 6 + '|',
     ]
     for field in iter_setting_fields(section):
         unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
@@ -111,10 +114,11 @@ def reference(name: str) -> str:
     return '\n'.join(blocks)
 
 
-def other_pages(text: str) -> str:
-    """Names of the pages in this folder that ``text``, a page with lists of pages, does not name, one a line."""
-    pages = sorted(path.stem for path in Path(__file__).parent.glob('*.md'))
-    return '\n'.join(page for page in pages if page != 'index' and page not in text.splitlines())
+def other_pages() -> str:
+    """Names of the pages in this folder that no list of pages names, one a line."""
+    pages = sorted(Path(__file__).parent.glob('*.md'))
+    listed = {line for page in pages for line in page.read_text(encoding='utf-8').splitlines()}
+    return '\n'.join(page.stem for page in pages if page.stem != 'index' and page.stem not in listed)
 
 
 def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
@@ -122,7 +126,7 @@ def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
 
     def text_of(match: re.Match[str]) -> str:
         if match[1] == 'pages':
-            return other_pages(text)
+            return other_pages()
         return settings_table(match[2]) if match[1] == 'settings' else reference(match[2])
 
     source[0] = _PLACEHOLDER.sub(text_of, text)
