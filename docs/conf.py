@@ -84,7 +84,10 @@ def settings_table(section: str) -> str:
     for field in iter_setting_fields(section):
         unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
-        rows.append(f'| `{section}.{field.name}` | `{field.default}` | {unit} | {field.tip}{choices} |')
+        bounds = [f'from {field.minimum:g}'] if field.minimum is not None else []
+        bounds += [f'to {field.maximum:g}'] if field.maximum is not None else []
+        cells = (f'`{section}.{field.name}`', field.label, f'`{field.default}`', ' '.join(bounds), unit)
+        rows.append(f'| {" | ".join(cells)} | {field.tip}{choices} |')
     return '\n'.join(rows)
 
 
