@@ -1,7 +1,7 @@
 # make test   lint, type checks, import rules and the tests, in .venv
 # make demo   simulate a scan (or take SCAN=folder), train, reconstruct and score it; the result lies in demo/
-# make docs   build the documentation into build/docs, warnings being errors
-# make wheel  build the wheel into dist/
+# make docs   build the documentation into build/docs, warnings being errors; runs the tutorials
+# make wheel  build the source archive and the wheel into dist/ twice, compare, and check them
 # make reliability  renew docs/reliability.md from the tests that inject faults
 # make fuzz   mutate every kind of file that is read, guided by coverage, each for FUZZ_SECONDS (default 600)
 # make kills  kill trainings at KILLS random moments (default 50): models can be loaded, resumed runs are equal
@@ -41,7 +41,7 @@ demo: $(STAMP)
 	$(BIN)/ptychopinn-torch demo $(if $(SCAN),--scan '$(SCAN)')
 
 docs: $(STAMP)
-	$(BIN)/python -m sphinx -q -W -b html docs build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
@@ -77,9 +77,15 @@ reliability: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak
 
+# The time of the last commit in every archive: the same sources give the same bytes.
 wheel: $(STAMP)
-	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m pip install --quiet twine
+	rm -rf dist build/again
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); for folder in dist build/again; do \
+	  $(BIN)/python -m build --no-isolation --outdir $$folder || exit 1; done
+	for file in dist/*; do cmp $$file build/again/$${file##*/} || exit 1; done
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist demo docs/auto_tutorials docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

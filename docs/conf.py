@@ -1,4 +1,7 @@
-"""Sphinx: ``sphinx-build -W -b html docs build/docs`` turns the pages here and the docstrings into a site."""
+"""Sphinx: ``sphinx-build -W -b html docs build/docs`` turns the pages here and the docstrings into a site.
+
+The tutorials are run by the build; ``-D plot_gallery=0`` leaves that out.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import ptychopinn_torch_plugin
 from ptychopinn_torch_plugin.host.settings import group_name, iter_setting_fields
@@ -22,13 +26,24 @@ author = 'The ptychopinn_torch_plugin developers'
 copyright = author
 version = release = ptychopinn_torch_plugin.__version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
-source_suffix = {'.md': 'markdown'}
-exclude_patterns = ['images']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_gallery.gen_gallery']
+source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
+exclude_patterns = ['images', 'tutorials']
 
-html_theme = 'alabaster'
-html_theme_options = {'description': ptychopinn_torch_plugin.__doc__.splitlines()[0], 'page_width': '1080px'}
+html_theme = 'pydata_sphinx_theme'
+html_title = 'PtychoPINN (PyTorch) for Ptychodus'
+html_static_path = ['_static']
+html_css_files = ['site.css']
 html_show_copyright = False
+html_show_sourcelink = False
+html_theme_options = {
+    'header_links_before_dropdown': 6,
+    'navbar_align': 'left',
+    'navigation_with_keys': False,
+    'secondary_sidebar_items': ['page-toc'],
+    'footer_start': [],
+    'footer_end': [],
+}
 
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 3
@@ -44,6 +59,18 @@ _OF_QT = ('data_dialog', 'factory', 'fields', 'fold', 'model_box', 'page', 'run_
 HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in _OF_QT}
 """Modules without a place in the reference: these need a screen's libraries to be imported."""
 
+
+sphinx_gallery_conf = {
+    'examples_dirs': 'tutorials',
+    'gallery_dirs': 'auto_tutorials',
+    'image_scrapers': ('tutorial_pictures.collect',),
+    'within_subsection_order': 'FileNameSortKey',
+    'abort_on_example_error': True,
+    'download_all_examples': False,
+    'show_memory': False,
+    'show_signature': False,
+}
+
 _PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
 
 
@@ -52,13 +79,16 @@ def settings_table(section: str) -> str:
     rows = [
         f'Settings group `{group_name(section)}`.',
         '',
-        '| name | default | unit | what it does |',
-        '| --- ' * 4 + '|',
+        '| name | label in the panel | default | range | unit | what it does, and when to change it |',
+        '| --- ' * 6 + '|',
     ]
     for field in iter_setting_fields(section):
         unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
-        rows.append(f'| `{section}.{field.name}` | `{field.default}` | {unit} | {field.tip}{choices} |')
+        bounds = [f'from {field.minimum:g}'] if field.minimum is not None else []
+        bounds += [f'to {field.maximum:g}'] if field.maximum is not None else []
+        cells = (f'`{section}.{field.name}`', field.label, f'`{field.default}`', ' '.join(bounds), unit)
+        rows.append(f'| {" | ".join(cells)} | {field.tip}{choices} |')
     return '\n'.join(rows)
 
 
@@ -88,10 +118,11 @@ def reference(name: str) -> str:
     return '\n'.join(blocks)
 
 
-def other_pages(text: str) -> str:
-    """Names of the pages in this folder that ``text``, a page with lists of pages, does not name, one a line."""
-    pages = sorted(path.stem for path in Path(__file__).parent.glob('*.md'))
-    return '\n'.join(page for page in pages if page != 'index' and page not in text.splitlines())
+def other_pages() -> str:
+    """Names of the pages in this folder that no list of pages names, one a line."""
+    pages = sorted(Path(__file__).parent.glob('*.md'))
+    listed = {line for page in pages for line in page.read_text(encoding='utf-8').splitlines()}
+    return '\n'.join(page.stem for page in pages if page.stem != 'index' and page.stem not in listed)
 
 
 def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
@@ -99,7 +130,7 @@ def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
 
     def text_of(match: re.Match[str]) -> str:
         if match[1] == 'pages':
-            return other_pages(text)
+            return other_pages()
         return settings_table(match[2]) if match[1] == 'settings' else reference(match[2])
 
     source[0] = _PLACEHOLDER.sub(text_of, text)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -78,6 +82,50 @@ def test_the_reference_has_a_place_for_every_module() -> None:
         assert prefixes & named or package_itself, f'name {".".join(parts)} on a page in docs/api'
 
 
+def test_the_messages_of_the_page_are_those_of_the_code() -> None:
+    texts = []
+    for path in (ROOT / 'ptychopinn_torch_plugin').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(
+                    ''.join(str(part.value) if isinstance(part, ast.Constant) else '{}' for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    quoted = re.findall(r'^\| "(.*?)" \|', (ROOT / 'docs' / 'messages.md').read_text(), re.MULTILINE)
+    assert len(quoted) > 20
+    for message in quoted:
+        pattern = re.compile('.*'.join(re.escape(part.strip()) for part in message.split('...')), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), message
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the code of our own documents
+    assert names['result'].metrics.r_factor < 1.2 * names['result'].metrics.noise_r_factor
+    assert (tmp_path / 'judgement' / 'judgement.png').is_file()
+
+
+def test_a_tutorial_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The build of the documentation runs all of them."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    scripts = sorted((ROOT / 'docs' / 'tutorials').glob('plot_*.py'))
+    assert len(scripts) >= 5
+    names = runpy.run_path(str(ROOT / 'docs' / 'tutorials' / 'plot_3_faint_scan.py'))
+    assert (names['folder'] / 'faint.png').is_file()
+
+
+def test_the_names_that_stay_the_same_exist() -> None:
+    page = (ROOT / 'docs' / 'stability.md').read_text()
+    rows = re.findall(r'^\| `(ptychopinn_torch_plugin[\w.]*)` \| (.*) \|$', page, re.MULTILINE)
+    assert len(rows) > 5
+    for module, names in rows:
+        for name in re.findall(r'`(\w+)`', names):
+            assert hasattr(importlib.import_module(module), name), f'{module}.{name}'
+
+
 def code_of(page: str) -> dict[str, Any]:
     """Run the Python block of a page on how to add something, and return its names."""
     (code,) = re.findall(r'^ *```python\n(.*?)^ *```', (ROOT / 'docs' / page).read_text(), re.MULTILINE | re.DOTALL)
@@ -123,6 +171,7 @@ def test_the_input_of_the_documents_reads_a_scan(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', '-d', str(tmp_path / 'trees')]
+    command += ['-D', 'plot_gallery=0']  # the tutorials are run by "make docs"
     done = subprocess.run(
         [*command, str(ROOT / 'docs'), str(tmp_path / 'site')], capture_output=True, text=True, timeout=500, check=False
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,14 +28,19 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / 'pyproject.toml').read_text())
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp('wheel')
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel into ``folder``, with a fixed time in the archive."""
+    variables = os.environ | {'SOURCE_DATE_EPOCH': '1700000000'}
     command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = folder.glob('*.whl')
-    return zipfile.ZipFile(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp('wheel')))
 
 
 def test_wheel_holds_the_package_and_the_seam_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -60,13 +66,25 @@ def test_wheel_names_its_entry_points_and_licence(wheel: zipfile.ZipFile) -> Non
     assert b'BSD 3-Clause' in wheel.read(f'{info}/licenses/LICENSE')
 
 
+def test_the_same_sources_give_the_same_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    assert Path(str(wheel.filename)).read_bytes() == build_wheel(tmp_path).read_bytes()
+
+
+def test_the_conda_recipe_requires_what_the_package_requires(project: dict[str, Any]) -> None:
+    recipe = (ROOT / 'packaging' / 'conda' / 'meta.yaml').read_text()
+    renamed = {'torch': 'pytorch', 'matplotlib': 'matplotlib-base'}
+    for requirement in project['project']['dependencies']:
+        name, bounds = re.fullmatch(r'([a-z0-9-]+)(.*)', requirement).groups()  # type: ignore[union-attr]
+        assert f'    - {renamed.get(name, name)} {bounds}\n' in recipe
+
+
 def version_here() -> str:
     return ptychopinn_torch_plugin.__version__
 
 
 def test_one_version_everywhere() -> None:
     assert version('ptychopinn_torch_plugin') == version_here()
-    assert f'\nversion: {version_here()}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert '\nversion:' not in (ROOT / 'CITATION.cff').read_text(), 'the version is in __init__.py only'
     assert f'\n## {version_here()}\n' in (ROOT / 'CHANGELOG.md').read_text()
 
 
@@ -116,3 +134,33 @@ def test_module_of_the_host_process_imports_without_torch_and_qt(module: str) ->
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == 'ok'
+
+
+POSIX_ONLY = [
+    *('O_DIRECTORY', 'O_NOFOLLOW', 'fchmod', 'fork', 'geteuid', 'getuid', 'killpg', 'mkfifo', 'sched_getaffinity'),
+    *('setpgid', 'setsid', 'statvfs', 'sysconf', 'uname'),
+]
+POSIX_SIGNALS = ['SIGHUP', 'SIGKILL', 'SIGUSR1', 'SIGUSR2', 'SIGXCPU', 'pthread_sigmask', 'setitimer']
+POSIX_MODULES = ['fcntl', 'grp', 'pwd', 'resource', 'termios']
+
+
+def test_every_module_can_be_imported_without_what_only_posix_has() -> None:
+    program = f"""
+import importlib, os, pkgutil, signal, sys
+import h5py, numpy, psutil, filelock, pydantic, scipy.ndimage, yaml, torch, lightning, matplotlib.figure, tqdm
+import ptychodus.api.io
+import ptychopinn_torch_plugin as package
+for name in {POSIX_ONLY}:
+    if hasattr(os, name):
+        delattr(os, name)
+for name in {POSIX_SIGNALS}:
+    if hasattr(signal, name):
+        delattr(signal, name)
+for name in {POSIX_MODULES}:
+    sys.modules[name] = None
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
+    if not module.name.endswith(('__main__', 'host.panel')):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

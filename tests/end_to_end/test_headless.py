@@ -58,25 +58,26 @@ def train_and_reconstruct(folder: Path) -> Product:
 
 
 def test_the_command_trains_and_reconstructs(tmp_path: Path) -> None:
-    """The real command, twice, as a pipeline runs it."""
-    folder = tmp_path / 'scan'
+    """The real command, twice, as a pipeline runs it; the names have spaces and letters that are not ASCII."""
+    day = tmp_path / 'Größe 2, 試料'
+    folder = day / 'scan'
     simulate_scan(folder, ScanPlan(rows=8, columns=8, pattern_shape=(48, 48), step_px=4.0, photons=1e5))
     write_settings(folder)
     program = Path(sys.executable).with_name('ptychodus')
     for action, target in (('train', 'trained'), ('reconstruct', 'result')):
-        command = [str(program), '-b', action, '-i', str(folder), '-o', str(tmp_path / target)]
+        command = [str(program), '-b', action, '-i', str(folder), '-o', str(day / target)]
         done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
         assert done.returncode == 0, done.stdout
         if action == 'train':
             assert 'Epoch 2 of 2' in done.stdout
-            (folder / 'model.safetensors').write_bytes((tmp_path / 'trained' / 'model.safetensors').read_bytes())
-    (file,) = (tmp_path / 'result').glob('*.h5')
+            (folder / 'model.safetensors').write_bytes((day / 'trained' / 'model.safetensors').read_bytes())
+    (file,) = (day / 'result').glob('*.h5')
     product, truth = load_product(file), load_product(folder / TRUTH_FILE)
     scores = compare_with_truth(truth, product).scores
     assert scores.amplitude_ssim > 0.85
     assert scores.phase_ssim > 0.92
     assert [loss.epoch for loss in product.losses] == [1, 2]
-    assert (tmp_path / 'trained' / 'training_log' / 'metrics.csv').is_file()
+    assert (day / 'trained' / 'training_log' / 'metrics.csv').is_file()
 
 
 def spoil(folder: Path, *, dtype: str, mask: bool) -> None:
