@@ -123,7 +123,8 @@ class _Summary:
         parts = [PREFACE.read_text(encoding='utf-8').rstrip()]
         for group in sorted({row.group for row in self.rows}):
             parts.append(f'## {group}\n\n' + '\n'.join(self._table(group)))
-        parts.append(MUTATION.read_text(encoding='utf-8').rstrip())
+        if MUTATION.exists():  # written by ``make mutants``
+            parts.append(MUTATION.read_text(encoding='utf-8').rstrip())
         return '\n\n'.join(parts) + '\n'
 
     def _table(self, group: str) -> Iterable[str]:

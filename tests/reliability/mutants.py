@@ -38,11 +38,12 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 PACKAGE = 'ptychopinn_torch_plugin'
 DOCUMENT = ROOT / 'docs' / 'reliability.md'
-SECTION = Path(__file__).with_name('mutation.md')
-EQUIVALENT = Path(__file__).with_name('equivalent_mutants.json')
+SECTION = HERE / 'mutation.md'
+EQUIVALENT = HERE / 'equivalent_mutants.json'
 HEADING = '## Mutation testing'
 
 SOLVER = ('tests/engines/test_solver.py', 'tests/engines/test_regularizers.py')
@@ -134,10 +135,11 @@ def main() -> int:
 
 
 def copy_tree(folder: Path) -> None:
-    """Copy the tracked files, which keep their times: the compiled kernels are then found in numba's cache."""
+    """Copy the tracked files and numba's cache of the kernels, which fits as long as the files keep their times."""
     git = shutil.which('git') or 'git'
     listed = subprocess.run([git, 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split('\0')):
+    compiled = [str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob('*.nb[ic]')]
+    for name in filter(None, [*listed.split('\0'), *compiled]):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, OutputError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
+from ptychopinn_torch_plugin.signals import RUN_STOP_SIGNALS
 from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
@@ -207,6 +210,23 @@ def test_a_loader_process_that_is_killed_is_named(tmp_path: Path, fault_report: 
     assert len(recorder.progress) < 10
     sentence = re.sub(r'\(.*?\):', '(…):', str(caught.value))  # torch's own words differ with the moment
     fault_report.record('A loader process is killed', sentence, 'the best model so far', group='The worker dies')
+
+
+def test_stop_signals_do_not_end_the_loader_processes(tmp_path: Path) -> None:
+    """A cluster sends them to all processes of a job; the training process decides what they do."""
+
+    class Sender(Recorder):
+        def on_progress(self, done: int, goal: int) -> None:
+            super().on_progress(done, goal)
+            for process in multiprocessing.active_children() if done == 2 else ():
+                assert process.pid is not None
+                for number in RUN_STOP_SIGNALS - {signal.SIGTERM}:
+                    os.kill(process.pid, number)
+
+    recorder = Sender()
+    config = small(execution={'workers': 1, 'prefetch_factor': 1}, training={'batch_size': 1, 'epochs': 1})
+    train([make_scan()[0]], config, tmp_path, recorder)
+    assert len(recorder.losses) == 1
 
 
 def test_batches_may_be_accumulated(tmp_path: Path) -> None:
