@@ -40,7 +40,7 @@ from .position_search import search_positions
 from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid
 from .solver import Solver
-from .verification import verify
+from .verification import LEAST_VERIFIED, verify
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,15 @@ def _result(
 def _credibility(
     scan: RawScan, reconstruction: Reconstruction, device: torch.device, progress: ProgressReporter
 ) -> Credibility | None:
-    """Return the verdict by held-out patterns, which every process computes alone; None without memory for it."""
+    """Return the verdict by held-out patterns, which every process computes alone.
+
+    None where patterns are too few or memory is not enough; the log says so.
+    """
+    if scan.lit.size < LEAST_VERIFIED:
+        logger.info(
+            '%s has %d patterns, too few to verify the result: %d are needed.', scan.name, scan.lit.size, LEAST_VERIFIED
+        )
+        return None
     probe, positions = reconstruction.probe, reconstruction.positions
     try:
         with working_as(Processes()):

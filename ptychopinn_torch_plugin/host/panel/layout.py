@@ -63,7 +63,7 @@ _FOLD_OF_SETTING: Final[Mapping[Setting, str]] = {
 }
 
 _WITHOUT_NETWORK: Final = frozenset(
-    {'batch_size', 'preview_interval', 'half_scans', 'accelerator', 'threads', 'devices'}
+    {'batch_size', 'preview_interval', 'half_scans', 'accelerator', 'threads', 'devices', 'verify'}
 )
 """Inference settings that have an effect without a network."""
 
