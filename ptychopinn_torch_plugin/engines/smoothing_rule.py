@@ -2,15 +2,15 @@
 
 Photon noise of an object pixel that ``W`` photons lit has the variance ``1 / W``, and a difference of neighbouring
 pixels has it twice. In the units of :class:`~.regularizers.TotalVariation`, photons, noise therefore counts as
-``sqrt(W)``, and on faint scans the strength grows likewise. The factor was measured on five objects (photograph, text,
-grass and brick, star, noise correlated over 2 pixels) from 3e2 to 1e6 photons per pattern (``benchmarks/faint``):
-factors of .16 and .22 differ by .03 at most in mean similarity at every dose, the smaller one being better on texture of
-2 pixels. ``.25`` also keeps the quality of discs and smooth texture at 10^4 photons, where a fixed strength of 4 photons
-was the default before.
+``sqrt(W)``, and on faint scans the strength grows likewise. The factor was measured on five objects (photograph,
+text, grass and brick, star, noise correlated over 2 pixels) from 3e2 to 1e6 photons per pattern
+(``benchmarks/faint``): factors of .16 and .22 differ by .03 at most in mean similarity at every dose, the smaller one
+being better on texture of 2 pixels. ``.25`` also keeps the quality of discs and smooth texture at 10^4 photons, where
+a fixed strength of 4 photons was the default before.
 
-Above ``FAINT`` photons the strength is constant, 4 photons. If it grew on, the bias of total variation would be the same
-multiple of the photon noise at every dose: discs at 10^6 photons gain by that, but on a strong texture of 2 pixels the
-R-factor rose by a tenth.
+Above ``FAINT`` photons the strength is constant, 4 photons. If it grew on, the bias of total variation would be the
+same multiple of the photon noise at every dose: discs at 10^6 photons gain by that, but on a strong texture of 2
+pixels the R-factor rose by a tenth.
 """
 
 from __future__ import annotations
