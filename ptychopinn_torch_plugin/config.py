@@ -21,6 +21,9 @@ from .errors import ConfigurationError
 Accelerator = Literal['auto', 'cpu', 'cuda', 'mps']
 KernelChoice = Literal['auto', 'numba', 'torch']
 
+AUTOMATIC_SMOOTHING = -1.0
+"""Value of ``refinement.smoothing`` by which the strength follows the dose."""
+
 
 def setting(default: Any, label: str, tip: str, *, unit: str = '', zero: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
     """Declare a field that users see.
@@ -419,13 +422,12 @@ class RefinementConfig(_Frozen):
         'the counts. "auto" is Poisson below 20 counts per pixel on average.',
     )
     smoothing: float = setting(
-        4.0,
+        AUTOMATIC_SMOOTHING,
         'Smoothing',
-        'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. 0 is off. '
-        'Below 10,000 photons per pattern, choose 0.5 for an object with texture as fine as the pixels.',
-        unit='photons',
-        zero='off',
-        ge=0.0,
+        'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. -1 '
+        'computes it from the photons on the object and writes it into the log; 0 does not smooth.',
+        unit='photons; -1: automatic, 0: off',
+        ge=-1.0,
         le=1e6,
     )
     refine_probe: bool = setting(
@@ -483,6 +485,13 @@ class RefinementConfig(_Frozen):
         ge=0.0,
         le=256.0,
     )
+
+    @field_validator('smoothing')
+    @classmethod
+    def _is_strength(cls, smoothing: float) -> float:
+        if smoothing < 0 and smoothing != AUTOMATIC_SMOOTHING:
+            raise ValueError('give -1 (automatic), 0 (off) or a number of photons above 0')
+        return smoothing
 
 
 class InferenceConfig(_Frozen):

@@ -19,10 +19,10 @@ from ..quality.table import configure
 from .objects import OBJECTS, CleanScan, clean_scan
 
 DOSES = (3e2, 1e3, 3e3, 1e4, 1e5, 1e6)
-FACTORS = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
+FACTORS = (0.0, 0.04, 0.08, 0.16, 0.25, 0.32, 0.64)
 """Strength over the square root of the photons per lit pixel."""
 FIXED = 4.0
-"""The strength of today, for comparison."""
+"""The default strength before it followed the dose, for comparison."""
 SETTINGS = {'refine_probe': False, 'refine_positions': False, 'refine_epochs': 40}
 
 

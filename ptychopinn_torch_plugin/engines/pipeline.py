@@ -116,20 +116,21 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
         return Predictor(tensors, state, generator, windows, steps, batch_size, progress).predict()
 
     predicted = refined = _in_batches(predict, tensors, config, progress, 'The network')
+    smoothing = 0.0
     if config.refinement.refine_epochs and not progress.should_stop():
         try:
-            refined, _ = _solve(tensors, predicted, config, progress)
+            refined, _, smoothing = _solve(tensors, predicted, config, progress)
         except ReconstructionError as error:
             logger.warning('%s The result is the object of the network, not refined.', error)
     network_object = on_object_grid(predicted.object_array, predicted.origin, scan.object_shape)
-    return _result(tensors, refined, scan, config, progress, model.losses, network_object)
+    return _result(tensors, refined, scan, config, progress, model.losses, network_object, smoothing)
 
 
 def _refine(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
     tensors = _tensors(scan, config, observer)
     progress = _progress(scan, config, observer, network_steps=0)
-    state, losses = _solve(tensors, initial_state(tensors, scale=config.probe.scale), config, progress)
-    return _result(tensors, state, scan, config, progress, losses, None)
+    state, losses, smoothing = _solve(tensors, initial_state(tensors, scale=config.probe.scale), config, progress)
+    return _result(tensors, state, scan, config, progress, losses, None, smoothing)
 
 
 def _tensors(scan: RawScan, config: Config, observer: Observer) -> ScanTensors:
@@ -167,14 +168,14 @@ def _in_batches(
 
 def _solve(
     tensors: ScanTensors, state: ReconstructionState, config: Config, progress: ProgressReporter
-) -> tuple[ReconstructionState, tuple[LossRecord, ...]]:
-    """Return the refined state and the deviances of the epochs.
+) -> tuple[ReconstructionState, tuple[LossRecord, ...], float]:
+    """Return the refined state, the deviances of the epochs, and the strength of the total variation in photons.
 
     Raises:
         ReconstructionError: object, probe, positions or intensities are no longer finite.
     """
 
-    def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord]]:
+    def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord], float]:
         solver = Solver(tensors, state, config.refinement, batch_size)
         losses: list[LossRecord] = []
 
@@ -188,9 +189,9 @@ def _solve(
             return progress.should_stop()
 
         with torch.inference_mode():
-            return solver.run(listen), losses
+            return solver.run(listen), losses, solver.smoothing
 
-    refined, losses = _in_batches(work, tensors, config, progress, 'The refinement')
+    refined, losses, smoothing = _in_batches(work, tensors, config, progress, 'The refinement')
     parts = (refined.object_array, refined.probe, refined.positions, refined.intensities)
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise _divergence(tensors.scan, len(losses))
@@ -201,7 +202,7 @@ def _solve(
             losses[0].training,
             losses[-1].training,
         )
-    return refined, tuple(losses)
+    return refined, tuple(losses), smoothing
 
 
 def _divergence(scan: RawScan, epoch: int) -> ReconstructionError:
@@ -220,6 +221,7 @@ def _result(
     progress: ProgressReporter,
     losses: tuple[LossRecord, ...],
     network_object: npt.NDArray[np.complex64] | None,
+    smoothing: float,
 ) -> Reconstruction:
     """Return the reconstruction of ``scan``, all of its positions included, with its metrics.
 
@@ -227,7 +229,7 @@ def _result(
     """
 
     def work(batch_size: int) -> ReconstructionMetrics:
-        return measure(tensors, state, batch_size)
+        return measure(tensors, state, batch_size, smoothing)
 
     # Empty patterns took no part: their positions stay as given, and no photon of theirs was measured.
     positions, intensities = scan.positions.copy(), np.zeros(scan.size, dtype=np.float32)

@@ -20,6 +20,7 @@ preconditioned direction; this has no derivation from one objective and was chos
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from ..config import RefinementConfig
+from ..config import AUTOMATIC_SMOOTHING, RefinementConfig
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..models.physics_step import OBJECT_STEP, regularise
 from ..physics.forward import power
@@ -40,7 +41,10 @@ from ..types import ReconstructionState
 from .gradients import GradientAccumulation
 from .optimizers import HeavyBall, PositionOptimizer
 from .regularizers import TotalVariation
+from .smoothing_rule import photons_per_lit_pixel, smoothing_for
 from .stitching import mask_object
+
+logger = logging.getLogger(__name__)
 
 MARGIN_PX = 8
 """Pixels by which the object array extends beyond the patches: refined positions may move that far."""
@@ -92,7 +96,9 @@ class Solver:
         )
         self._filter = low_frequency_filter(state.object_shape, tensors.device)
         self._photons = torch.ones(state.object_shape, device=tensors.device)
-        self._total_variation = TotalVariation(config.smoothing, state.object_array, tensors.kernels)
+        self._total_variation: TotalVariation | None = None
+        self.smoothing = 0.0
+        """Strength of the total variation, photons; 0 before the first epoch."""
 
     def run(self, listen: EpochListener) -> ReconstructionState:
         """Refine for the configured number of epochs, or until ``listen`` returns True.
@@ -146,9 +152,21 @@ class Solver:
         before = self._state.object_array
         precondition = self._tensors.kernels.precondition
         update = precondition(gradients.object_update[None], photons.reciprocal()[None], before[None], self._filter)[0]
+        if self._total_variation is None:
+            self.smoothing = self._strength(gradients.illumination)
+            self._total_variation = TotalVariation(self.smoothing, before, self._tensors.kernels)
         after = self._total_variation(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
         momentum.replace_velocity(after - before)
         return after
+
+    def _strength(self, illumination: Tensor) -> float:
+        """Return the strength of total variation, photons: as configured, or by the rule for the dose."""
+        if self._config.smoothing != AUTOMATIC_SMOOTHING:
+            return self._config.smoothing
+        lit = photons_per_lit_pixel(illumination.cpu().numpy())
+        strength = smoothing_for(lit)
+        logger.info('Smoothing %.3g photons, from %.3g photons on a typical pixel of the object.', strength, lit)
+        return strength
 
     def _probe_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:
         update = torch.fft.ifft2(gradients.probe_spectrum) / regularise(gradients.transmittance)

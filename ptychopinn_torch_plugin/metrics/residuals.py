@@ -18,6 +18,12 @@ propagated back to the exit wave, ``chi_jm = F^-1(psi_jm r_j / sqrt(I_j))``, pos
 
 The ratio of the sums over ``j`` of the measured and the expected ``|g_j|^2``, where above 1, multiplies the variance
 (sandwich estimator, P. J. Huber, Proc. 5th Berkeley Symp. 1, 221 (1967)).
+
+Total variation removes a part of that noise and adds a bias. Where the refinement used it, both are measured on the
+result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 1, 54 (1986)): noise ``e`` of this
+variance is added, and the proximal operator of the refinement is applied again::
+
+    variance(x) <- mean over draws of |prox(O + e)(x) - O(x)|^2
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from torch import Tensor
 
 from ..data.sharding import processes
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
+from ..models.physics_step import regularise
 from ..physics.forward import PatternBatch, Simulation, patch_updates, power, simulate
 from ..physics.patches import accumulate_patches, extract_window
 from ..physics.probe import illumination, is_illuminated
@@ -49,15 +56,22 @@ SMOOTHING_RADIUS_PX = 2
 """Squared gradients are averaged over this radius, because few positions contribute to one pixel."""
 WELL_LIT = 0.5
 """Share of the mean illumination above which a pixel counts in the median uncertainty."""
+BOOTSTRAP_DRAWS = 4
+BOOTSTRAP_STEPS = 40
+"""Dual steps of each proximal point; it starts from zero."""
+BOOTSTRAP_SEED = 0
 
 
-def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> ReconstructionMetrics:
+def measure(
+    tensors: ScanTensors, state: ReconstructionState, batch_size: int, smoothing: float = 0.0
+) -> ReconstructionMetrics:
     """Compare a reconstruction with the patterns it was made from, in one pass over them.
 
     Args:
         tensors: the scan on its device.
         state: the reconstruction.
         batch_size: patterns in memory at a time; no effect on the result.
+        smoothing: strength of the total variation that the object was refined with, photons.
 
     Returns:
         Values and maps on the object grid and the detector, without the comparison of half scans.
@@ -65,7 +79,7 @@ def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -
     with torch.inference_mode():
         state = _covering_all_patches(state)
         scale, photon_scale = _scales(tensors, state)
-        sums = _Sums(tensors, state, scale, photon_scale)
+        sums = _Sums(tensors, state, scale, photon_scale, smoothing)
         share = processes().share(tensors.size)
         batches = np.array_split(np.array(share), math.ceil(len(share) / batch_size)) if share else []
         for part in _simulated(tensors, state, batches):
@@ -98,11 +112,14 @@ class _Part(NamedTuple):
 class _Sums:
     """Sums over all patterns."""
 
-    def __init__(self, tensors: ScanTensors, state: ReconstructionState, scale: float, photon_scale: float) -> None:
+    def __init__(
+        self, tensors: ScanTensors, state: ReconstructionState, scale: float, photon_scale: float, smoothing: float
+    ) -> None:
         self._tensors = tensors
         self._state = state
         self._scale = scale
         self._photon_scale = photon_scale
+        self._smoothing = smoothing
         self._noise = PhotonNoise(scale / photon_scale, tensors.device)
         flat = torch.zeros(state.object_shape, device=tensors.device)
         self._photons, self._squares, self._information = flat.clone(), flat.clone(), flat.clone()
@@ -188,7 +205,23 @@ class _Sums:
 
     def _uncertainty(self) -> Tensor:
         inflation = _smoothed(self._gradients) / _smoothed(self._noise_gradients).clamp_min(1e-30)
-        return (inflation.clamp_min(1.0) / self._information.clamp_min(1e-30)).sqrt()
+        variance = inflation.clamp_min(1.0) / self._information.clamp_min(1e-30)
+        return (self._after_smoothing(variance) if self._smoothing else variance).sqrt()
+
+    def _after_smoothing(self, variance: Tensor) -> Tensor:
+        """Return the variance that total variation leaves of ``variance``, its bias included, ``(h, w)`` real."""
+        object_array = self._state.object_array
+        ratio = self._smoothing / regularise(self._photons)
+        deviation = variance.clamp_max(1.0).sqrt()
+        generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
+        squared = torch.zeros_like(variance)
+        for _ in range(BOOTSTRAP_DRAWS):
+            noise = torch.randn(object_array.shape, dtype=object_array.dtype, generator=generator)
+            noisy = object_array + deviation * noise.to(object_array.device)
+            duals = torch.zeros_like(noisy), torch.zeros_like(noisy)
+            error = self._tensors.kernels.proximal_point(noisy, ratio, *duals, BOOTSTRAP_STEPS) - object_array
+            squared += error.real.square() + error.imag.square()
+        return _smoothed(squared) / BOOTSTRAP_DRAWS
 
     def _on_grid(self, image: Tensor) -> npt.NDArray[np.float32]:
         return _on_grid(image, self._state, self._tensors.scan.object_shape)

@@ -244,12 +244,19 @@ def test_positions_do_not_drift_together() -> None:
     assert 0.01 < float(displacement.abs().mean()) < 3.0
 
 
-def test_the_prior_helps_a_faint_scan_and_the_likelihood_follows_the_dose() -> None:
+def test_smoothing_and_likelihood_follow_the_dose(caplog: pytest.LogCaptureFixture) -> None:
     scan, truth = make_scan(rows=9, photons=3e3)
     known: dict[str, object] = {'refine_epochs': 50, 'refine_probe': False, 'refine_positions': False}
     bare = error_of(scan, truth, settings(smoothing=0.0, **known))
-    # A texture of two pixels is the worst case for this prior: a little helps, the default is too much for it.
+    # A texture of two pixels is the worst case for total variation.
     assert error_of(scan, truth, settings(smoothing=0.5, **known)) < 0.98 * bare
+    with caplog.at_level('INFO'):
+        tensors = ScanTensors(scan, torch.device('cpu'))
+        solver = Solver(tensors, initial_state(tensors), settings(refine_epochs=1).refinement, scan.size)
+        solver.run(lambda _epoch, _deviance: False)
+    assert f'Smoothing {solver.smoothing:.3g} photons' in caplog.text
+    by_hand = settings(smoothing=solver.smoothing, **known)
+    assert error_of(scan, truth, settings(**known)) == pytest.approx(error_of(scan, truth, by_hand))
     bright, truth = make_scan(rows=9, photons=1e5)
     bare = error_of(bright, truth, settings(smoothing=0.0, **known))
     assert error_of(bright, truth, settings(**known)) < 1.1 * bare

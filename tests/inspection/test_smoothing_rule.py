@@ -10,10 +10,11 @@ import pytest
 from ptychopinn_torch_plugin.engines.smoothing_rule import photons_per_lit_pixel, smoothing_for
 
 
-def test_strength_grows_with_the_root_of_the_dose() -> None:
+def test_strength_grows_with_the_dose_up_to_256_photons() -> None:
     assert smoothing_for(0.0) == 0.0
-    assert smoothing_for(100.0) == pytest.approx(1.6)
-    assert smoothing_for(40_000.0) == pytest.approx(20 * smoothing_for(100.0))
+    assert smoothing_for(100.0) == pytest.approx(2.5)
+    assert smoothing_for(256.0) == pytest.approx(2 * smoothing_for(64.0))
+    assert smoothing_for(1e6) == smoothing_for(256.0) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize('wrong', [-1.0, math.nan, math.inf])
