@@ -400,6 +400,17 @@ class ExecutionConfig(_Frozen):
         ge=0,
         le=100_000_000,
     )
+    report: bool = setting(
+        True,
+        'Report',
+        'Write a report (HTML) of every reconstruction: beside the product or, in the window, into the report folder.',
+    )
+    report_folder: str = setting(
+        '',
+        'Report folder',
+        'Folder for the reports of reconstructions in the window; the log names each file. Empty is the folder '
+        '"reports" of this package in your application data, which keeps the newest 100.',
+    )
 
 
 class RefinementConfig(_Frozen):

@@ -182,3 +182,11 @@ class Reconstruction:
 
     network_object: npt.NDArray[np.complex64] | None = None
     """The object of the network before refinement, on the same grid, ``(h, w)``; None without a network."""
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: amplitude, phase and the verdict."""
+        from importlib import import_module
+
+        # By name: this module is below all others, and a notebook has imported the package as a whole.
+        html: str = import_module(f'{__package__}.report.notebook').to_html(self)
+        return html

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,8 @@ import pytest
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# Reports of runs in the window go into the user's data.
+os.environ['XDG_DATA_HOME'] = str(Path(tempfile.gettempdir(), 'ptychopinn-test-data'))
 
 pytest_plugins = ['tests.helpers.fault_report', 'tests.helpers.host_scans']
 

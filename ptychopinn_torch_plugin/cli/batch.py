@@ -342,13 +342,14 @@ def _result_of(scan: BatchScan, recipe: Recipe, parsed: argparse.Namespace, obse
         kind, loaded.scan, recipe.config, started, seconds, pixel_m, tuple(warnings), recipe.model_file, output
     )  # fmt: skip
     report = scan.folder / REPORT_FILE
+    has_report = recipe.config.execution.report and write_report(report, result, described)
     return {
         'state': 'done',
         'output': str(output.absolute()),
         'positions': loaded.scan.size,
         'coverage': float(result.coverage.mean()),
         'judgement': None if result.metrics is None else numbers(result.metrics, pixel_m),
-        'report': str(report.absolute()) if write_report(report, result, described) else None,
+        'report': str(report.absolute()) if has_report else None,
     }
 
 

@@ -207,7 +207,7 @@ def _write_result_of(
                 kind, loaded.scan, config, started, seconds, pixel_m, tuple(warnings), model_file, output,
                 is_stopped=ended_by is not None,
             )  # fmt: skip
-            has_report = write_report(report, result, described)
+            has_report = config.execution.report and write_report(report, result, described)
             status.finish(context.written.paths(), is_stopped=ended_by is not None)
             document = {
                 'model': model_file,

@@ -28,7 +28,7 @@ Extent = tuple[float, float, float, float]
 
 _ILLUMINATED = 0.05
 """Share of the largest number of photons from which on a pixel counts for the colour scales."""
-_DPI = 80
+_DPI = 110
 _ZERO_TO_TOP = 0.7
 """Scales of errors begin at zero unless even their smallest value is near the largest."""
 
@@ -119,7 +119,8 @@ def _draw(axis: Any, image: Real, extent: Extent, limits: tuple[float, float], c
     shown = axis.imshow(
         image, cmap=colours, vmin=limits[0], vmax=limits[1], extent=extent, interpolation='nearest'
     )  # fmt: skip
-    axis.set_facecolor('0.85')
+    axis.set_facecolor('0.92')
+    axis.patch.set(hatch='////', edgecolor='0.78')  # what is not known does not look like data
     axis.figure.colorbar(shown, ax=axis, shrink=0.85)
 
 

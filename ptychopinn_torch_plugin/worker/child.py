@@ -22,13 +22,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import errors
+from ..data.scan import RawScan
 from ..dependencies import missing
 from ..errors import WorkerError
+from ..observer import Observer
 from ..types import Reconstruction
 from .channel import Channel, StopFlag
 from .job import Call, Job, read_scans, remove_orphan, write_result
@@ -166,32 +169,75 @@ def run(job: Job, channel: Channel, stop: StopFlag) -> None:
         _run(job, ChannelObserver(job.folder, channel, stop, keeps_previews=job.keeps_previews))
 
 
-def _run(job: Job, observer: ChannelObserver) -> None:
-    if job.kind == 'train':
-        from ..training.run import train
+def _run(job: Job, channel_observer: ChannelObserver) -> None:
+    from ..report import STATUS_FILE, StatusFile
 
-        train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
-    elif job.kind == 'refine':
-        from ..engines.pipeline import refine
+    status_file = None if job.output_folder is None else job.output_folder / STATUS_FILE
+    with StatusFile(status_file, job.kind) as status:
+        status.begin('training' if job.kind == 'train' else 'reconstructing')
+        observer = status.observer(channel_observer)
+        if job.kind == 'train':
+            from ..training.run import train
 
-        (scan,) = read_scans(job.folder)
-        _hand_over(job, refine(scan, job.config, observer))
-    else:
-        from ..engines.pipeline import reconstruct
-        from ..storage.model_file import load_model
-
-        (scan,) = read_scans(job.folder)
-        model = load_model(_required(job.model_file, 'model file'))
-        _hand_over(job, reconstruct(scan, model, job.config, observer))
+            model = train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
+            files = [model]
+        else:
+            files = _reconstruct(job, observer)
+        status.finish(files, is_stopped=observer.should_stop())
 
 
-def _hand_over(job: Job, reconstruction: Reconstruction) -> None:
-    """Write the result into the job's folder, then its metrics into the output folder, if there is one."""
-    write_result(job.folder, reconstruction)
+def _reconstruct(job: Job, observer: Observer) -> list[Path]:
+    """Reconstruct the scan, hand the result over, and return the files that were written beside the product."""
+    from ..report import collected_warnings
+
+    started, begun = datetime.now(UTC).astimezone(), time.monotonic()
+    (scan,) = read_scans(job.folder)
+    with collected_warnings() as lines:
+        if job.kind == 'refine':
+            from ..engines.pipeline import refine
+
+            result = refine(scan, job.config, observer)
+        else:
+            from ..engines.pipeline import reconstruct
+            from ..storage.model_file import load_model
+
+            result = reconstruct(scan, load_model(_required(job.model_file, 'model file')), job.config, observer)
+    write_result(job.folder, result)
+    files: list[Path] = []
     if job.output_folder is not None:
-        from ..metrics.output import write_metrics
+        from ..metrics.output import metrics_files, write_metrics
 
-        write_metrics(job.output_folder, reconstruction, job.pixel_m)
+        if write_metrics(job.output_folder, result, job.pixel_m):
+            files += metrics_files(job.output_folder)
+    is_stopped = observer.should_stop()
+    # After Stop in the window, the host drops the result and waits for this process to end.
+    if job.config.execution.report and not (is_stopped and job.output_folder is None):
+        files += _write_report(job, scan, result, (started, time.monotonic() - begun), tuple(lines), is_stopped)
+    return files
+
+
+def _write_report(
+    job: Job,
+    scan: RawScan,
+    result: Reconstruction,
+    time_and_duration: tuple[datetime, float],
+    lines: tuple[str, ...],
+    is_stopped: bool,
+) -> list[Path]:
+    """Write the report beside the product, or into the report folder; return the file, if it is written."""
+    from ..report import REPORT_FILE, Run, report_path, write_report
+
+    started, seconds = time_and_duration
+    kind: Literal['reconstruct', 'refine'] = 'refine' if job.kind == 'refine' else 'reconstruct'
+    run = Run(
+        kind, scan, job.config, started, seconds, job.pixel_m, lines, job.model_file, job.output_folder,
+        is_stopped=is_stopped,
+    )  # fmt: skip
+    if job.output_folder is None:
+        path = report_path(job.config.execution.report_folder, scan.name, started)
+    else:
+        path = job.output_folder / REPORT_FILE
+    return [path] if write_report(path, result, run) else []
 
 
 def _required(path: Path | None, what: str) -> Path:

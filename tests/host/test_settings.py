@@ -42,6 +42,8 @@ def other_value(field: SettingField) -> object:
     if field.choices:
         return field.choices[-1] if field.choices[-1] != field.default else field.choices[0]
 
+    if field.kind is str:
+        return 'other text'
     value = field.default * 0.5 if field.kind is float else int(field.default) + 1  # type: ignore[operator]
     return value if field.maximum is None or float(value) <= field.maximum else field.minimum
 

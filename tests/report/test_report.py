@@ -32,6 +32,7 @@ from ptychopinn_torch_plugin.report import (
 )
 from ptychopinn_torch_plugin.report.facts import duration, facts_of, metres
 from ptychopinn_torch_plugin.report.images import draw_map
+from ptychopinn_torch_plugin.report.notebook import plot
 from ptychopinn_torch_plugin.types import Credibility, Reconstruction
 from tests.helpers.scans import make_scan
 from tests.helpers.schemas import validate
@@ -301,3 +302,12 @@ def test_a_status_that_cannot_be_written_is_one_warning(tmp_path: Path, caplog: 
     with StatusFile(tmp_path / 'file' / 'status.json', 'refine') as status:
         status.begin('refining')
     assert caplog.text.count('is not written any more') == 1
+
+
+def test_a_notebook_shows_a_reconstruction(made: Made) -> None:
+    html = made[0]._repr_html_()
+    found = Links(html)
+    assert len(found.links) == 2
+    assert 'Misfit' in html
+    figure = plot(made[0])
+    assert [axis.get_title() for axis in figure.axes[:3]] == ['amplitude', 'phase [rad]', 'probe, mode 1: amplitude']
