@@ -71,8 +71,8 @@ def differences(model: ModelFacts, scan: ScanFacts) -> list[str]:
     photons = model.header.photons_per_frame
     if photons > 0 and scan.photons > 0 and not 1 / DOSE_FACTOR < scan.photons / photons < DOSE_FACTOR:
         found.append(
-            f'The scan has {in_words(scan.photons)} photons per pattern, the training had {in_words(photons)}: check the result, '
-            'or train with this dose.'
+            f'The scan has {in_words(scan.photons)} photons per pattern, the training had {in_words(photons)}: check '
+            'the result, or train with this dose.'
         )
     return found
 
