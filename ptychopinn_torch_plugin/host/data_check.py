@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.io.product import scan_from_reconstruct_input
 from ..errors import InputError, MemoryLimitError
+from .model_facts import in_words
 
 if TYPE_CHECKING:
     from ptychodus.api.reconstruct import ReconstructInput
@@ -58,7 +59,7 @@ def _description(scan: RawScan, parameters: ReconstructInput) -> Iterator[str]:
     height, width = scan.pattern_shape
     pixel = parameters.product.object_.get_pixel_geometry()
     bad = int(scan.bad_pixels.sum())
-    yield f'{scan.size:,} patterns of {height} x {width} pixels, {_photons(scan):.3g} photons per pattern.'
+    yield f'{scan.size:,} patterns of {height} x {width} pixels, {in_words(_photons(scan))} photons per pattern.'
     yield f'{bad:,} pixels of the detector are masked ({100 * bad / scan.bad_pixels.size:.2g} %).'
     yield f'Probe with {len(scan.probe)} incoherent mode{"" if len(scan.probe) == 1 else "s"}.'
     yield (

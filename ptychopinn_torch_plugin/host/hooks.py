@@ -93,6 +93,16 @@ class _HostModel:
     misspelt: list[str] = dataclasses.field(default_factory=list)
     """Sentences about the misspelt names in the settings files that were read."""
 
+    def refuse_misspelt(self) -> None:
+        """End a batch run with misspelt names, unless it is one of another library that does not use them.
+
+        Raises:
+            MisspeltSettingsError: there are some that matter.
+        """
+        is_algorithm = any(sentence.startswith('There is no algorithm') for sentence in self.misspelt)
+        if is_algorithm or (self.misspelt and self.selected() is not None):
+            raise MisspeltSettingsError
+
     def owns(self, reconstructor: object) -> bool:
         """Return whether ``reconstructor`` is one of the group."""
         return any(reconstructor is own for _, library in self.loaded for own in library)
@@ -456,8 +466,8 @@ def _open_settings(
     for sentence in model.misspelt:
         logger.warning('%s: %s', file, sentence)
 
-    if model.is_batch and model.misspelt:
-        raise MisspeltSettingsError
+    if model.is_batch:
+        model.refuse_misspelt()
 
 
 def _execute_batch(
@@ -471,7 +481,8 @@ def _execute_batch(
     from ptychodus.api.exit_codes import ExitCode
 
     model = _MODELS.get(instance.settings_registry)
-    folder = Path(_bind(wrapped, args, kwargs).arguments['output_directory'])
+    arguments = _bind(wrapped, args, kwargs).arguments
+    folder, folder_of_input = Path(arguments['output_directory']), Path(arguments['input_directory'])
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -483,8 +494,8 @@ def _execute_batch(
         model.is_batch = True
 
     try:
-        if model is not None and model.misspelt:
-            raise MisspeltSettingsError
+        if model is not None and not (folder_of_input / 'settings.ini').is_file():
+            model.refuse_misspelt()
         return wrapped(*args, **kwargs)
     except RunInterruptedError as error:
         logger.warning('%s', error)

@@ -71,10 +71,15 @@ def differences(model: ModelFacts, scan: ScanFacts) -> list[str]:
     photons = model.header.photons_per_frame
     if photons > 0 and scan.photons > 0 and not 1 / DOSE_FACTOR < scan.photons / photons < DOSE_FACTOR:
         found.append(
-            f'The scan has {scan.photons:.2g} photons per pattern, the training had {photons:.2g}: check the result, '
-            'or train with this dose.'
+            f'The scan has {in_words(scan.photons)} photons per pattern, the training had {in_words(photons)}: check '
+            'the result, or train with this dose.'
         )
     return found
+
+
+def in_words(photons: float) -> str:
+    """Return a number of photons with two significant digits and without an exponent: ``780,000``."""
+    return f'{float(f"{photons:.2g}"):,.0f}'
 
 
 def _overlap(first: npt.NDArray[np.complexfloating], second: npt.NDArray[np.complexfloating]) -> float:

@@ -19,8 +19,14 @@ from .fake_worker import FakeWorker
 MISSPELT = {
     'algorithm': ('[Processing]\nAlgorithm = PtychoPINN (PyTorch)_PIN\n', 'ptychopinn (pytorch)_pinn'),
     'library': ('[Processing]\nAlgorithm = PtychoPINN (PyTroch)_Refine\n', 'ptychopinn (pytorch)_refine'),
-    'setting': ('[PtychoPINNPyTorchTraining]\nepoch = 1\n', 'did you mean "epochs"?'),
-    'group': ('[PtychoPINNPyTorchTrainig]\nepochs = 1\n', 'did you mean "PtychoPINNPyTorchTraining"?'),
+    'setting': (
+        '[Processing]\nAlgorithm = PtychoPINN (PyTorch)_Refine\n[PtychoPINNPyTorchTraining]\nepoch = 1\n',
+        'did you mean "epochs"?',
+    ),
+    'group': (
+        '[Processing]\nAlgorithm = PtychoPINN (PyTorch)_Refine\n[PtychoPINNPyTorchTrainig]\nepochs = 1\n',
+        'did you mean "PtychoPINNPyTorchTraining"?',
+    ),
 }
 
 

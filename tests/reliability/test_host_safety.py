@@ -55,7 +55,7 @@ class Case:
     words: tuple[str, ...] = ()
     """What the log says."""
     lists_ours: bool = False
-    refines: bool = False
+    refine_code: str = 'FAILURE'
     """Whether our "Refine" works all the same."""
 
 
@@ -80,8 +80,9 @@ CASES = {
     'the settings file has unknown keys': Case(
         settings='[PtychoPINNPyTorchTraining]\nno_such = 1\n[PtychoPINNPyTorchNothing]\nx = 1\n'
         '[PtychoPINNPyTorchRefinement]\nrefine_epochs = 2\n',
+        words=('There is no setting "no_such"', 'There is no settings group [PtychoPINNPyTorchNothing]'),
         lists_ours=True,
-        refines=True,
+        refine_code='USAGE',
     ),
     'the settings file is of another version': Case(
         settings='[PtychoPINNPyTorchTraining]\nepochs = many\n[PtychoPINNPyTorchRefinement]\nlikelihood = gaussian\n'
@@ -144,7 +145,7 @@ def test_the_host_starts_and_its_own_algorithms_work(
     assert list((folder / 'other').glob('product*.h5'))
     assert [word for word in case.words if word not in log] == []
     assert any(key.startswith(OURS) for key in found['keys']) == case.lists_ours
-    expected = {'refine': 'SUCCESS' if case.refines else 'FAILURE'} if case.lists_ours else {}
+    expected = {'refine': case.refine_code} if case.lists_ours else {}
     assert found['codes'] == expected
     fault_report.record(fault, sentence_of(log), 'Ptychodus starts, and every other algorithm works', 0.0)
 
