@@ -112,7 +112,7 @@ def batch(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         raise ConfigurationError(
             'batch shares scans by --shard: start it without torchrun, for example as a job array.'
         )
-    config = read_config(parsed.settings, parsed.set)
+    config = read_config(parsed.settings, parsed.set, preset=parsed.preset)
     if parsed.model is None and config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: a batch without a model (-m) needs at least one epoch.')
     if parsed.output.is_file() or parsed.output.suffix:

@@ -45,7 +45,9 @@ _TITLES: dict[RunKind, str] = {'reconstruct': 'Reconstructing', 'refine': 'Refin
 def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Train one model on all scans; a signal ends the run with the best model so far."""
     signals = context.signals
-    config = read_config(parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn')
+    config = read_config(
+        parsed.settings, parsed.set, 'supervised' if parsed.supervised else 'pinn', preset=parsed.preset
+    )
     with engine_imports(signals):
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
@@ -80,7 +82,7 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
 
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan with a model; a signal ends the run with the object so far."""
-    config = read_config(parsed.settings, parsed.set)
+    config = read_config(parsed.settings, parsed.set, preset=parsed.preset)
     with engine_imports(context.signals):
         from ..engines.pipeline import reconstruct as reconstruct_scan
         from ..storage.model_file import load_model
@@ -95,7 +97,7 @@ def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandR
 
 def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Reconstruct a scan by refinement alone; a signal ends the run with the object so far."""
-    config = read_config(parsed.settings, parsed.set)
+    config = read_config(parsed.settings, parsed.set, preset=parsed.preset)
     if config.refinement.refine_epochs == 0:
         raise ConfigurationError('refinement.refine_epochs = 0: refine needs at least one epoch.')
     with engine_imports(context.signals):

@@ -22,15 +22,15 @@ def resolve_output(output: Path, *, has_product: bool) -> Path:
     """Return the file that a reconstruction is written to.
 
     Args:
-        output: a file ``.h5`` or ``.npz``, or a folder (no suffix): then ``product.h5`` or, of a training file,
-            ``reconstruction.npz`` in it.
+        output: a file ``.h5`` or ``.npz``, or a folder (no suffix of a file): then ``product.h5`` or, of a training
+            file, ``reconstruction.npz`` in it.
         has_product: whether the scan has a product; only then the reconstruction can be written as one.
 
     Raises:
         ConfigurationError: another suffix, or a product is asked for where the scan has none.
         OutputError: the user may not write there.
     """
-    if output.is_dir() or not output.suffix:
+    if output.is_dir() or not output.suffix or output.suffix[1].isdigit():  # as in the name scan_0.5um
         output = output / (PRODUCT_NAME if has_product else ARRAYS_NAME)
     if output.suffix in PRODUCT_SUFFIXES and not has_product:
         raise ConfigurationError(

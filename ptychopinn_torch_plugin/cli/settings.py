@@ -10,13 +10,21 @@ from typing import Any
 
 from ..config import Config, parse_config
 from ..errors import ConfigurationError
+from ..presets import PRESETS, preset_tree
 from ..storage.checked_files import read_text
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add ``-s`` and ``--set`` to the parser of a command."""
+    """Add ``--preset``, ``-s`` and ``--set`` to the parser of a command."""
+    purposes = ' '.join(f'{name}: {preset.purpose}' for name, preset in PRESETS.items())
     parser.add_argument(
-        '-s', '--settings', type=Path, help='a Ptychodus settings file to read the PtychoPINNPyTorch groups of'
+        '--preset', choices=tuple(PRESETS), default='balanced', help=f'settings for a purpose. {purposes}'
+    )
+    parser.add_argument(
+        '-s',
+        '--settings',
+        type=Path,
+        help='a Ptychodus settings file to read the PtychoPINNPyTorch groups of; overrides the preset',
     )
     action = parser.add_argument(
         '--set',
@@ -40,13 +48,16 @@ def _complete_setting(prefix: str, **_: object) -> list[str]:
     return [name for name in names if name.startswith(prefix)]
 
 
-def read_config(settings: Path | None, changes: Sequence[str], model_type: str = 'pinn') -> Config:
+def read_config(
+    settings: Path | None, changes: Sequence[str], model_type: str = 'pinn', preset: str = 'balanced'
+) -> Config:
     """Build the configuration of a run.
 
     Args:
         settings: a settings file (INI) whose groups ``PtychoPINNPyTorch...`` are read; None means the defaults.
         changes: the values of ``--set``, ``section.name=value``; the last one of a name counts.
         model_type: ``'pinn'`` or ``'supervised'``.
+        preset: name in ``PRESETS``; the settings file and ``--set`` override its values.
 
     Raises:
         ConfigurationError: the file does not exist or is not a settings file, a change is not of that form, a name
@@ -54,7 +65,8 @@ def read_config(settings: Path | None, changes: Sequence[str], model_type: str =
     """
     from ..host.settings import SECTIONS
 
-    tree: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    chosen = preset_tree(preset)
+    tree: dict[str, dict[str, Any]] = {section: dict(chosen.get(section, {})) for section in SECTIONS}
     if settings is not None:
         for section, values in _read_groups(settings).items():
             tree[section].update(values)
