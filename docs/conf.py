@@ -79,16 +79,16 @@ def settings_table(section: str) -> str:
     rows = [
         f'Settings group `{group_name(section)}`.',
         '',
-        '| name | label in the panel | default | range | unit | what it does, and when to change it |',
-        '| --- ' * 6 + '|',
+        '| name, label in the panel | default, range | what it does, and when to change it |',
+        '| --- ' * 3 + '|',
     ]
     for field in iter_setting_fields(section):
         unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
         bounds = [f'from {field.minimum:g}'] if field.minimum is not None else []
         bounds += [f'to {field.maximum:g}'] if field.maximum is not None else []
-        cells = (f'`{section}.{field.name}`', field.label, f'`{field.default}`', ' '.join(bounds), unit)
-        rows.append(f'| {" | ".join(cells)} | {field.tip}{choices} |')
+        values = '<br>'.join(part for part in (f'`{field.default}` {unit}', ' '.join(bounds)) if part)
+        rows.append(f'| `{section}.{field.name}`<br>{field.label} | {values} | {field.tip}{choices} |')
     return '\n'.join(rows)
 
 
