@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 Run = Callable[[RawScan, Config, Observer], Reconstruction]
 
 START_TIMEOUT_S = 300.0
-"""Longest time from the start of a process until it is connected, seconds: torch is imported in it."""
+"""Longest time from the start of a process until it is connected, in seconds; torch is imported in it."""
 END_TIMEOUT_S = 10.0
 """Time that a process has to end after the last exchange, seconds; then it is killed."""
 _POLL_S = 0.02

@@ -29,7 +29,7 @@ from .physics_step import OBJECT_STEP, PreconditionedUpdate, local_phase, moment
 from .unet import UNet
 
 STEPS_FACTOR = 2
-"""Steps of inference per step of training: more steps still improve the object, since each was trained to."""
+"""Steps of inference per step of training; more steps still improve the object, since each was trained to."""
 
 
 class UnrolledGenerator(Generator):
