@@ -27,7 +27,8 @@ simulate_scan(folder / 'scan', ScanPlan(rows=12, columns=12, sample='star', assu
 # ----------
 #
 # Most failed reconstructions have their cause in the data: a flipped detector axis, a wrong distance, a wrong centre.
-# ``inspect`` finds these in the patterns themselves, before any reconstruction. In a terminal::
+# ``inspect`` finds these in the patterns themselves, before any reconstruction
+# (:doc:`/inspect`). In a terminal::
 #
 #     ptychopinn-torch inspect scan
 #

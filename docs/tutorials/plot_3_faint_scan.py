@@ -32,11 +32,11 @@ print(f'{scan.counts.sum(axis=(1, 2)).mean():.0f} photons per pattern, {scan.cou
 # Three strengths
 # ---------------
 #
-# The default is 4 photons: it hardly changes a bright scan. 0 is off. The likelihood needs no choice: below 20 counts
-# per pixel it is that of Poisson noise.
+# The default, -1, computes the strength from the photons on the object; it hardly changes a bright scan. 4 photons is
+# stronger, 0 is off. The likelihood needs no choice: below 20 counts per pixel it is that of Poisson noise.
 
 objects = []
-for smoothing in (4.0, 0.5, 0.0):
+for smoothing in (-1.0, 4.0, 0.0):
     result = refine(scan, parse_config({'refinement': {'smoothing': smoothing}}))
     pair = compare_with_truth(truth, product_from_reconstruction(parameters, result))
     print(
@@ -58,6 +58,6 @@ draw_objects([('truth', pair.truth), *objects], (pixel.height_m, pixel.width_m),
 
 # %%
 # The objects of this page have flat areas with sharp edges, which the total variation keeps. It removes detail that
-# is as fine as the pixels: for a fine texture, choose 0.5. In a terminal::
+# is as fine as the pixels; for a fine texture, choose a small number of photons. In a terminal::
 #
 #     ptychopinn-torch refine scan -o result --set refinement.smoothing=0.5
