@@ -577,7 +577,12 @@ def out_of_range() -> Iterator[tuple[str, str, object]]:
                         yield section, name, limit
                     case annotated_types.Le(le=limit):
                         yield section, name, limit + 1  # type: ignore[operator]
-            yield section, name, {bool: 'perhaps', int: 1.5, float: float('nan')}.get(type(field.default), 'nonsense')
+            if field.annotation is not str:  # any text is a value of such a setting
+                yield (
+                    section,
+                    name,
+                    {bool: 'perhaps', int: 1.5, float: float('nan')}.get(type(field.default), 'nonsense'),
+                )
 
 
 SETTINGS = tuple(out_of_range())
