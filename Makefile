@@ -41,7 +41,7 @@ demo: $(STAMP)
 	$(BIN)/ptychopinn-torch demo $(if $(SCAN),--scan '$(SCAN)')
 
 docs: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -E -a -W --keep-going -b html docs build/docs
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
