@@ -105,6 +105,20 @@ def absolute_deviance(model: Tensor, measured: Tensor, good_pixels: Tensor) -> T
     return _mean_over_good(math.sqrt(2 * math.pi) * (model - measured).abs(), good_pixels)
 
 
+def deviance_slope(expected: Tensor, amplitudes: Tensor, likelihood: str) -> Tensor:
+    """Compute ``dD/dI`` for every pixel.
+
+    Args:
+        expected: counts, ``(..., H, W)`` real, positive.
+        amplitudes: square roots of the measured counts, same shape.
+        likelihood: name in :data:`DEVIANCES`.
+    """
+    if likelihood == 'mae':
+        model = expected.sqrt()
+        return math.sqrt(2 * math.pi) * (model - amplitudes).sign() / (2.0 * model)
+    return -4.0 * update_factor(expected, amplitudes, likelihood)
+
+
 def _mean_over_good(values: Tensor, good_pixels: Tensor) -> Tensor:
     patterns = values.numel() // good_pixels.numel()
     return (values * good_pixels).sum() / (good_pixels.sum() * patterns)

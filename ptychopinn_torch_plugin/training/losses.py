@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ..models.base import Generator, Measurement, ObjectUpdate
-from ..physics.forward import PatternBatch, Simulation, amplitude_update, simulate
+from ..models.base import Generator, Measurement
+from ..physics.forward import simulate
+from ..physics.kernels.differentiable import fit, precondition
+from ..physics.kernels.sums import Kernels
 from ..physics.noise_models import DEVIANCES
 from ..physics.probe import illumination
 from .batches import TrainingBatch
@@ -22,77 +26,90 @@ def discounted_mean(losses: list[Tensor]) -> Tensor:
 
 
 class _Physics:
-    """The object update of a batch; the simulation that it needed serves the loss as well."""
+    """The object update of a batch; the simulation that it needs serves the loss as well."""
 
-    def __init__(self, batch: PatternBatch) -> None:
+    def __init__(self, batch: TrainingBatch, kernels: Kernels, likelihood: str) -> None:
         self._batch = batch
-        self._latest: tuple[Tensor, Simulation] | None = None
+        self._kernels = kernels
+        self._likelihood = likelihood
+        self._latest: tuple[Tensor, Tensor] | None = None
 
     def update(self, object_array: Tensor) -> Tensor:
         """Return the object update at ``object_array``, ``(B, h, w)`` complex."""
-        update, simulation = amplitude_update(object_array, self._batch)
-        self._latest = object_array, simulation
+        update, deviance = self._fit(object_array, needs_update=True)
+        self._latest = object_array, deviance
         return update
 
-    def simulate(self, object_array: Tensor) -> Simulation:
-        """Simulate the batch, or return the simulation of the latest update if it was made at ``object_array``."""
+    def deviance(self, object_array: Tensor) -> Tensor:
+        """Return the mean deviance, or that of the latest update if it was computed at ``object_array``; a scalar."""
         if self._latest is not None and self._latest[0] is object_array:
             return self._latest[1]
-        return simulate(object_array, self._batch.probes, self._batch.patch_origins)
+        return self._fit(object_array, needs_update=False)[1]
+
+    def _fit(self, object_array: Tensor, *, needs_update: bool) -> tuple[Tensor, Tensor]:
+        return fit(self._kernels, object_array, self._batch.inputs, self._likelihood, needs_update=needs_update)
+
+    @property
+    def measurement(self) -> Measurement:
+        """What a generator receives about the batch."""
+        inputs = self._batch.inputs
+        start = torch.ones_like(self._batch.reference)
+        photons = torch.zeros_like(start.real)
+        self._kernels.add_illumination(inputs.probes, inputs.patch_origins, photons)
+        return Measurement(self.update, (inputs,), start, photons, partial(precondition, self._kernels))
 
 
-def pinn_training_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+def pinn_training_loss(generator: Generator, batch: TrainingBatch, likelihood: str, kernels: Kernels) -> Tensor:
     """Compute the self-supervised loss: every estimate is compared with the patterns that it was made from.
 
     Args:
         generator: the network.
         batch: groups; ``inputs`` and ``scored`` are the same positions.
         likelihood: name in :data:`~ptychopinn_torch_plugin.physics.noise_models.DEVIANCES`.
+        kernels: the computation of the patterns.
 
     Returns:
         Scalar, dimensionless: 1 is the noise limit.
     """
-    physics, patterns = _Physics(batch.inputs), batch.inputs
+    physics = _Physics(batch, kernels, likelihood)
     losses: list[Tensor] = []
 
-    def add_loss(estimate: Tensor) -> None:
-        amplitudes = physics.simulate(estimate).amplitudes
-        losses.append(DEVIANCES[likelihood](amplitudes, patterns.amplitudes, patterns.good_pixels))
-
     previous: Tensor | None = None
-    for estimate in generator.unroll(_measurement(batch, physics.update)):
+    for estimate in generator.unroll(physics.measurement):
         # One step late: by then the network has taken the update at this estimate, which simulates it.
         if previous is not None:
-            add_loss(previous)
+            losses.append(physics.deviance(previous))
         previous = estimate
     if previous is not None:
-        add_loss(previous)
+        losses.append(physics.deviance(previous))
     return discounted_mean(losses)
 
 
-def pinn_validation_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+def pinn_validation_loss(generator: Generator, batch: TrainingBatch, likelihood: str, kernels: Kernels) -> Tensor:
     """Compute the deviance of held-out patterns, simulated from the object that their neighbours gave.
 
     Args:
         generator: the network.
         batch: groups; ``inputs`` are the positions that make the object, ``scored`` the held-out ones.
         likelihood: name in :data:`~ptychopinn_torch_plugin.physics.noise_models.DEVIANCES`.
+        kernels: the computation of the patterns.
 
     Returns:
         Scalar, dimensionless, per measured pixel.
     """
-    estimate = _estimates(generator, batch)[-1]
+    estimate = _estimates(generator, batch, kernels)[-1]
     scored = batch.scored
     simulation = simulate(estimate, scored.probes, scored.patch_origins)
     return DEVIANCES[likelihood](simulation.amplitudes, scored.amplitudes, scored.good_pixels)
 
 
-def supervised_loss(generator: Generator, batch: TrainingBatch) -> Tensor:
+def supervised_loss(generator: Generator, batch: TrainingBatch, kernels: Kernels) -> Tensor:
     """Compute the real-space loss of every estimate against the reference object; a scalar.
 
     Args:
         generator: the network.
         batch: groups with a reference.
+        kernels: the computation of the patterns.
 
     Returns:
         Squared error over the power of the reference, weighted by the illumination of the scored positions. The best
@@ -102,19 +119,12 @@ def supervised_loss(generator: Generator, batch: TrainingBatch) -> Tensor:
     weight = illumination(batch.scored.probes, batch.scored.patch_origins, shape)
     weight = weight / weight.amax(dim=(-2, -1), keepdim=True)
     return discounted_mean(
-        [_relative_error(estimate, batch.reference, weight) for estimate in _estimates(generator, batch)]
+        [_relative_error(estimate, batch.reference, weight) for estimate in _estimates(generator, batch, kernels)]
     )
 
 
-def _estimates(generator: Generator, batch: TrainingBatch) -> list[Tensor]:
-    return list(generator.unroll(_measurement(batch, _Physics(batch.inputs).update)))
-
-
-def _measurement(batch: TrainingBatch, update: ObjectUpdate) -> Measurement:
-    start = torch.ones_like(batch.reference)
-    shape = (start.shape[-2], start.shape[-1])
-    photons = illumination(batch.inputs.probes, batch.inputs.patch_origins, shape)
-    return Measurement(update, (batch.inputs,), start, photons)
+def _estimates(generator: Generator, batch: TrainingBatch, kernels: Kernels) -> list[Tensor]:
+    return list(generator.unroll(_Physics(batch, kernels, 'amplitude').measurement))
 
 
 def _relative_error(estimate: Tensor, reference: Tensor, weight: Tensor) -> Tensor:

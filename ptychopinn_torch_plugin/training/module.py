@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..config import Config
 from ..errors import TrainingError
 from ..models.registry import build_generator
+from ..physics.kernels.selection import choose_kernels
 from .batches import TrainingBatch
 from .calibration import Calibration
 from .losses import pinn_training_loss, pinn_validation_loss, supervised_loss
@@ -68,10 +69,11 @@ class PtychoPINNModule(pl.LightningModule):
             TrainingError: the loss is not finite.
         """
         self._batch = batch_index + 1
+        kernels = choose_kernels(self.config.execution.kernels, batch.reference.device)
         if self.config.model.model_type == 'supervised':
-            loss = supervised_loss(self.generator, batch)
+            loss = supervised_loss(self.generator, batch, kernels)
         else:
-            loss = pinn_training_loss(self.generator, batch, self.config.training.likelihood)
+            loss = pinn_training_loss(self.generator, batch, self.config.training.likelihood, kernels)
         self._refuse_non_finite(loss, f'training loss is not finite in epoch {self.epoch + 1}, batch {self._batch}')
         self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=len(batch.reference))
         return loss
@@ -82,10 +84,11 @@ class PtychoPINNModule(pl.LightningModule):
         Raises:
             TrainingError: the loss is not finite.
         """
+        kernels = choose_kernels(self.config.execution.kernels, batch.reference.device)
         if self.config.model.model_type == 'supervised':
-            loss = supervised_loss(self.generator, batch)
+            loss = supervised_loss(self.generator, batch, kernels)
         else:
-            loss = pinn_validation_loss(self.generator, batch, self.config.training.likelihood)
+            loss = pinn_validation_loss(self.generator, batch, self.config.training.likelihood, kernels)
         self._refuse_non_finite(loss, f'loss on held-out positions is not finite after epoch {self.epoch + 1}')
         size = batch.scored.amplitudes.shape[1]
         self.log(VALIDATION_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=size)

@@ -18,6 +18,7 @@ from ptychopinn_torch_plugin.models.patch import AMPLITUDES, PatchGenerator
 from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.physics.forward import amplitude_update
+from ptychopinn_torch_plugin.physics.kernels.compiled import COMPILED
 from ptychopinn_torch_plugin.physics.probe import illumination
 from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingScan, make_batch
 from ptychopinn_torch_plugin.training.losses import pinn_training_loss
@@ -84,7 +85,7 @@ def test_activations_map_zero_to_one_and_are_monotonic(name: str) -> None:
 def test_the_untrained_network_returns_the_initial_estimate_and_more_steps_improve_it() -> None:
     scan, _ = make_scan()
     batch = groups(scan)
-    losses = [pinn_training_loss(made(steps=steps), batch, 'amplitude').item() for steps in (1, 3, 10)]
+    losses = [pinn_training_loss(made(steps=steps), batch, 'amplitude', COMPILED).item() for steps in (1, 3, 10)]
     assert losses[0] > losses[1] > losses[2]
 
 
@@ -96,7 +97,7 @@ def test_training_on_groups_lowers_their_loss(likelihood: str, share: float) -> 
     optimizer = torch.optim.AdamW(generator.parameters(), lr=4e-3)
     losses = []
     for _ in range(40):
-        loss = pinn_training_loss(generator, batch, likelihood)
+        loss = pinn_training_loss(generator, batch, likelihood, COMPILED)
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

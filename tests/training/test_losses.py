@@ -12,9 +12,10 @@ from torch import Tensor
 from ptychopinn_torch_plugin.data.grouping import draw_groups
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.models.base import Generator, Measurement
-from ptychopinn_torch_plugin.physics.forward import Simulation, simulate
+from ptychopinn_torch_plugin.physics.forward import PatternBatch
+from ptychopinn_torch_plugin.physics.kernels.compiled import COMPILED
+from ptychopinn_torch_plugin.physics.kernels.sums import Fit
 from ptychopinn_torch_plugin.physics.noise_models import DEVIANCES
-from ptychopinn_torch_plugin.training import losses as objective
 from ptychopinn_torch_plugin.training.batches import TrainingBatch, TrainingScan, make_batch
 from ptychopinn_torch_plugin.training.losses import discounted_mean, pinn_training_loss, supervised_loss
 from tests.helpers.scans import make_scan
@@ -50,22 +51,23 @@ def batch_of(*, known_object: bool = False) -> TrainingBatch:
 
 
 @pytest.mark.parametrize('likelihood', sorted(DEVIANCES))
-def test_every_estimate_counts_once_and_is_simulated_once(likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_estimate_counts_once_and_is_simulated_once(likelihood: str) -> None:
     batch, simulated = batch_of(), []
 
-    def counted(*arguments: Tensor) -> Simulation:
+    def counted(object_array: Tensor, patterns: PatternBatch, likelihood: str, needs_update: bool) -> Fit:
         simulated.append(1)
-        return simulate(*arguments)
+        return COMPILED.fit(object_array, patterns, likelihood, needs_update)
 
-    monkeypatch.setattr(objective, 'simulate', counted)
+    kernels = COMPILED._replace(fit=counted)
     factors = (0.7, 0.9, 1.0)
     losses = [
-        float(pinn_training_loss(Scripted(factors, updated_at), batch, likelihood)) for updated_at in ((), (0, 1), (1,))
+        float(pinn_training_loss(Scripted(factors, updated_at), batch, likelihood, kernels))
+        for updated_at in ((), (0, 1), (1,))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)
-    assert len(simulated) == 3 + 1 + 2
-    singles = [pinn_training_loss(Scripted((factor,), ()), batch, likelihood) for factor in factors]
+    assert len(simulated) == 3 * (1 + 3)
+    singles = [pinn_training_loss(Scripted((factor,), ()), batch, likelihood, kernels) for factor in factors]
     assert losses[0] == pytest.approx(float(discounted_mean(singles)), rel=1e-5)
 
 
@@ -82,5 +84,5 @@ def test_the_supervised_loss_ignores_a_complex_factor_and_nothing_else() -> None
         def unroll(self, measured: Measurement, steps: int | None = None) -> Iterator[Tensor]:
             yield batch.reference * (0.4 - 0.3j)
 
-    assert float(supervised_loss(Answer((), ()), batch)) < 1e-6
-    assert float(supervised_loss(Scripted((1.0,), ()), batch)) > 1e-3
+    assert float(supervised_loss(Answer((), ()), batch, COMPILED)) < 1e-6
+    assert float(supervised_loss(Scripted((1.0,), ()), batch, COMPILED)) > 1e-3

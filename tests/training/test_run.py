@@ -20,6 +20,7 @@ from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, OutputError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
+from ptychopinn_torch_plugin.physics.kernels.sums import Kernels
 from ptychopinn_torch_plugin.signals import RUN_STOP_SIGNALS
 from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingBatch
@@ -139,9 +140,9 @@ def test_supervised_refuses_a_flat_reference(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def spoiled(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+    def spoiled(generator: Generator, batch: TrainingBatch, likelihood: str, kernels: Kernels) -> Tensor:
         calls.append(1)
-        return pinn_training_loss(generator, batch, likelihood) * (float('nan') if len(calls) == 5 else 1.0)
+        return pinn_training_loss(generator, batch, likelihood, kernels) * (float('nan') if len(calls) == 5 else 1.0)
 
     monkeypatch.setattr('ptychopinn_torch_plugin.training.module.pinn_training_loss', spoiled)
     scan, _ = make_scan()
@@ -154,7 +155,7 @@ def test_the_best_weights_are_kept_with_the_whole_history(tmp_path: Path, monkey
     """Validation is made to get worse after the second epoch: the file holds that epoch's weights, and all losses."""
     epoch_losses = iter([3.0, 1.0, 2.0, 5.0])
 
-    def next_loss(generator: Generator, batch: TrainingBatch, likelihood: str) -> Tensor:
+    def next_loss(generator: Generator, batch: TrainingBatch, likelihood: str, kernels: Kernels) -> Tensor:
         return torch.tensor(losses[0])
 
     losses = [0.0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..noise_models import POISSON_FLOOR
 from ..preconditioner import OPAQUE, amplify_low_frequencies
 from ..total_variation import dual_step_sizes
 from . import loops, object_loops
-from .sums import Epoch, Gradients, Kernels, Patterns, RefinedQuantities
+from .sums import Epoch, Fit, Gradients, Kernels, Patterns, RefinedQuantities
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ WORK_PIXELS = 1024
 BATCH_BYTES = 2**20
 LIKELIHOODS = {'amplitude': loops.amplitude_factors, 'poisson': loops.poisson_factors}
 """Loops that compute the factors of the exit-wave updates, by the likelihood."""
+FITS = {'amplitude': 0, 'poisson': 1, 'mae': 2}
+"""Numbers of the likelihoods in :func:`.loops.fit_waves`."""
+FLOORS = (EXPECTED_EPS, POISSON_FLOOR)
 MOST_LOOPS = 32
 """More than there are functions to compile."""
 
@@ -72,6 +75,76 @@ def add_object_update(objects: Tensor, batch: PatternBatch, total: Tensor) -> No
             probes, origins = batch.probes[number, chosen], batch.patch_origins[number, chosen].numpy()
             chi, _ = _exit_wave_updates(object_array, probes, origins, patterns[chosen], factors)
             loops.add_object_update(chi.numpy(), probes.numpy(), origins, target)
+
+
+def fit(object_array: Tensor, batch: PatternBatch, likelihood: str, needs_update: bool) -> Fit:
+    """Compare objects with a batch; see :class:`.sums.Kernels`."""
+    objects, good = _as_numpy(object_array), batch.good_pixels.contiguous().numpy().reshape(-1)
+    update = torch.zeros_like(object_array, memory_format=torch.contiguous_format) if needs_update else None
+    work, total = np.empty(min(WORK_PIXELS, good.size), good.dtype), 0.0
+    kept = []
+    for number, probes, amplitudes, origins in _parts(batch):
+        waves = torch.empty_like(probes)
+        loops.exit_waves(objects[number], probes.numpy(), origins, waves.numpy())
+        waves = torch.fft.fft2(waves)
+        kept.append(waves)
+        updates = torch.empty_like(waves) if update is not None else waves[:0]
+        costs = np.empty(len(waves))
+        flat, flat_updates = _pixels_on_one_axis(waves), _pixels_on_one_axis(updates)
+        loops.fit_waves(flat, amplitudes, good, FITS[likelihood], FLOORS, work, flat_updates, costs)
+        total += float(costs.sum())
+        if update is not None:
+            chi = torch.fft.ifft2(updates, norm='forward')
+            loops.add_object_update(chi.numpy(), probes.numpy(), origins, update[number].numpy())
+    deviance = total / _measured_pixels(batch)
+    return Fit(update, object_array.real.new_tensor(deviance), tuple(kept))
+
+
+def fit_gradient(
+    found: Fit,
+    batch: PatternBatch,
+    likelihood: str,
+    of_update: Tensor | None,
+    of_deviance: Tensor | None,
+    shape: tuple[int, int],
+) -> Tensor:
+    """Compute the derivative of :func:`fit` with respect to the objects; see :class:`.sums.Kernels`."""
+    good = batch.good_pixels.contiguous().numpy().reshape(-1)
+    weight = 0.0 if of_deviance is None else float(of_deviance) / _measured_pixels(batch)
+    work = np.empty((2, min(WORK_PIXELS, good.size)), good.dtype)
+    directions = None if of_update is None else _as_numpy(of_update)
+    gradient = batch.probes.new_zeros((len(batch.probes), *shape))
+    for (number, probes, amplitudes, origins), waves in zip(_parts(batch), found.waves, strict=True):
+        towards = torch.zeros_like(waves)
+        if directions is not None:
+            loops.exit_waves(directions[number], probes.numpy(), origins, towards.numpy())
+            towards = torch.fft.fft2(towards)
+        flat, flat_towards = _pixels_on_one_axis(waves), _pixels_on_one_axis(towards)
+        loops.fit_gradient_waves(flat, flat_towards, amplitudes, good, FITS[likelihood], FLOORS, weight, work)
+        back = torch.fft.ifft2(towards, norm='forward')
+        loops.add_object_update(back.numpy(), probes.numpy(), origins, gradient[number].numpy())
+    return gradient
+
+
+def _parts(batch: PatternBatch) -> Iterator[tuple[int, Tensor, Array, Array]]:
+    """Yield number of the object, probes ``(C, M, H, W)``, amplitudes ``(C, N)`` and origins of parts of a batch."""
+    modes, height, width = batch.probes.shape[2:]
+    count = max(1, BATCH_BYTES // (8 * modes * height * width))
+    for number, patterns in enumerate(batch.amplitudes):
+        amplitudes = patterns.contiguous().numpy().reshape(len(patterns), -1)
+        for first in range(0, len(patterns), count):
+            chosen = slice(first, first + count)
+            origins = batch.patch_origins[number, chosen].numpy()
+            yield number, batch.probes[number, chosen].contiguous(), amplitudes[chosen], origins
+
+
+def _measured_pixels(batch: PatternBatch) -> float:
+    return float(batch.good_pixels.sum()) * (batch.amplitudes.numel() // batch.good_pixels.numel())
+
+
+def _pixels_on_one_axis(waves: Tensor) -> Array:
+    array: Array = waves.numpy()
+    return array.reshape(*array.shape[:2], -1) if len(array) else array.reshape(0, array.shape[1], 0)
 
 
 class _Factors:
@@ -210,6 +283,22 @@ def precondition(update: Tensor, weight: Tensor, object_array: Tensor, gain: Ten
     return direction
 
 
+def precondition_gradient(
+    gradient: Tensor, update: Tensor, weight: Tensor, object_array: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the derivatives of :func:`precondition` with respect to the update and the object."""
+    source, values, factor, wave = (_as_numpy(array) for array in (gradient, update, weight, object_array))
+    of_update, of_object = torch.empty_like(object_array), torch.empty_like(object_array)
+    both = weight.new_empty((2, *weight.shape))
+    object_loops.phase_direction(values, factor, wave, OPAQUE, of_update.numpy(), both[0].numpy())
+    object_loops.phase_cross(source, wave, both[1].numpy())
+    filtered = amplify_low_frequencies(both, gain).contiguous().numpy()
+    object_loops.precondition_gradient(
+        source, values, factor, wave, filtered, OPAQUE, of_update.numpy(), of_object.numpy()
+    )
+    return of_update, of_object
+
+
 def proximal_point(object_array: Tensor, ratio: Tensor, dual_y: Tensor, dual_x: Tensor, steps: int) -> Tensor:
     """Compute the proximal point of total variation, as :func:`..total_variation.proximal_point`."""
     present = torch.empty_like(object_array)
@@ -230,6 +319,9 @@ COMPILED = Kernels(
     add_illumination=add_illumination,
     precondition=precondition,
     proximal_point=proximal_point,
+    fit=fit,
+    fit_gradient=fit_gradient,
+    precondition_gradient=precondition_gradient,
     batch_bytes=BATCH_BYTES,
 )
 
@@ -261,4 +353,7 @@ def _run_all() -> None:
         epoch = Epoch(wave, wave[None], wave, real, likelihood, RefinedQuantities(True, True, True), True)
         add_gradients(epoch, [patterns], Gradients.zeros(epoch, 1))
     precondition(wave[None], real[None], wave[None], torch.ones((2, 2)))
+    batch = PatternBatch(real[None, None], wave[None, None, None], patterns.patch_origins[None], real)
+    fit_gradient(fit(wave[None], batch, 'amplitude', True), batch, 'amplitude', wave[None], None, (2, 2))
+    precondition_gradient(wave[None], wave[None], real[None], wave[None], torch.ones((2, 2)))
     proximal_point(wave, real, wave.clone(), wave.clone(), 1)

@@ -188,6 +188,133 @@ def poisson_factors(
 
 
 @compiled
+def fit_waves(
+    waves: Array,
+    amplitudes: Array,
+    good_pixels: Array,
+    likelihood: int,
+    floors: tuple[float, float],
+    work: Array,
+    updates: Array,
+    costs: Array,
+) -> None:
+    """Compute the deviance of every pattern into ``costs`` ``(C,)`` float64, and the waves of the object update.
+
+    Arguments as :func:`amplitude_factors`; ``floors`` are its ``eps`` and ``floor``, and ``likelihood`` is 0
+    (amplitude), 1 (poisson) or 2 (mae), see :mod:`..noise_models`. ``waves`` holds ``sqrt(N) psi`` and stays;
+    ``updates``, of the same shape, receives ``psi q / sqrt(N)`` with the ``q`` of the amplitude likelihood, unless its
+    length is 0.
+    """
+    kind = amplitudes.dtype.type
+    one, scale, least, dark = kind(1.0), kind(1.0 / len(good_pixels)), kind(floors[0]), kind(floors[1])
+    for j in range(waves.shape[0]):
+        total = 0.0
+        for first in range(0, len(good_pixels), len(work)):
+            last = min(first + len(work), len(good_pixels))
+            row, amplitude, good = work[: last - first], amplitudes[j, first:last], good_pixels[first:last]
+            _power(waves[j], first, row)
+            cost = kind(0.0)
+            if likelihood == 0:
+                for x in range(len(row)):
+                    difference = kind(math.sqrt(row[x] * scale + least)) - amplitude[x]
+                    cost += difference * difference * good[x]
+                total += 4.0 * cost
+            elif likelihood == 1:
+                for x in range(len(row)):
+                    floored = amplitude[x] * amplitude[x] + dark
+                    excess = (row[x] * scale + least + dark - floored) / floored
+                    cost += floored * (excess - _logarithm(one + excess)) * good[x]
+                total += 2.0 * cost
+            else:
+                for x in range(len(row)):
+                    cost += abs(kind(math.sqrt(row[x] * scale + least)) - amplitude[x]) * good[x]
+                total += math.sqrt(2.0 * math.pi) * cost
+            if len(updates) > 0:
+                for x in range(len(row)):
+                    inverse = one / kind(math.sqrt(row[x] * scale + least))
+                    row[x] = (amplitude[x] * inverse - one) * good[x] * scale
+                for m in range(waves.shape[1]):
+                    source, target = waves[j, m, first:last], updates[j, m, first:last]
+                    for x in range(len(row)):
+                        target[x] = source[x] * row[x]
+        costs[j] = total
+
+
+@compiled
+def fit_gradient_waves(
+    waves: Array,
+    directions: Array,
+    amplitudes: Array,
+    good_pixels: Array,
+    likelihood: int,
+    floors: tuple[float, float],
+    weight: float,
+    work: Array,
+) -> None:
+    """Compute the derivative of what :func:`fit_waves` computes with respect to ``psi``, over ``sqrt(N)``.
+
+    ``directions`` holds ``sqrt(N) v``, the waves of the derivative with respect to the object update (zeros if there
+    is none); ``weight`` is the derivative with respect to the deviance ``D``. With ``s = Re sum_m v_m* psi_m``, it
+    becomes ``(q v_m + 2 (q' s + weight D') psi_m) / sqrt(N)``, where ``'`` is the derivative with respect to ``I``.
+    ``work`` ``(2, ...)`` is space for some pixels.
+    """
+    kind = amplitudes.dtype.type
+    one, scale, least, dark = kind(1.0), kind(1.0 / len(good_pixels)), kind(floors[0]), kind(floors[1])
+    two, share, root = kind(2.0), kind(weight), kind(math.sqrt(2.0 * math.pi) * weight)
+    for j in range(waves.shape[0]):
+        for first in range(0, len(good_pixels), work.shape[1]):
+            last = min(first + work.shape[1], len(good_pixels))
+            row, slope = work[0, : last - first], work[1, : last - first]
+            amplitude, good = amplitudes[j, first:last], good_pixels[first:last]
+            _power(waves[j], first, row)
+            if likelihood == 0:
+                for x in range(len(row)):
+                    inverse = one / kind(math.sqrt(row[x] * scale + least))
+                    slope[x] = two * share * (two * two) * (one - amplitude[x] * inverse) * good[x] * scale
+            elif likelihood == 1:
+                for x in range(len(row)):
+                    counts = row[x] * scale + least
+                    excess = counts - amplitude[x] * amplitude[x]
+                    slope[x] = two * share * two * excess / (counts + dark) * good[x] * scale
+            else:
+                for x in range(len(row)):
+                    modulus = kind(math.sqrt(row[x] * scale + least))
+                    difference = modulus - amplitude[x]
+                    sign = kind(difference > 0) - kind(difference < 0)
+                    slope[x] = root * sign / modulus * good[x] * scale
+            _add_curvature(waves[j], directions[j], amplitude, good, floors[0], first, row, slope)
+            for m in range(waves.shape[1]):
+                wave, target = waves[j, m, first:last], directions[j, m, first:last]
+                for x in range(len(row)):
+                    target[x] = target[x] * row[x] + wave[x] * slope[x]
+
+
+@compiled
+def _add_curvature(
+    waves: Array,
+    directions: Array,
+    amplitude: Array,
+    good: Array,
+    eps: float,
+    first: int,
+    row: Array,
+    slope: Array,
+) -> None:
+    """Add ``2 q' s`` to ``slope`` and replace the power in ``row`` by ``q``, both over N."""
+    kind = row.dtype.type
+    one, scale, least = kind(1.0), kind(1.0 / waves.shape[1]), kind(eps)
+    for x in range(len(row)):
+        cross = kind(0.0)
+        for m in range(waves.shape[0]):
+            wave, towards = waves[m, first + x], directions[m, first + x]
+            cross += wave.real * towards.real + wave.imag * towards.imag
+        inverse = one / kind(math.sqrt(row[x] * scale + least))
+        ratio = amplitude[x] * inverse
+        slope[x] -= ratio * inverse * inverse * (cross * scale) * good[x] * scale
+        row[x] = (ratio - one) * good[x] * scale
+
+
+@compiled
 def _power(waves: Array, first: int, row: Array) -> None:
     """Compute ``sum_m |psi_m|^2`` of the pixels from ``first`` on; ``waves`` is ``(M, N)``."""
     wave = waves[0, first : first + len(row)]

@@ -84,3 +84,59 @@ def add_phase_direction(object_array: Array, phase: Array, direction: Array) -> 
             target, wave, angle = direction[b, y], object_array[b, y], phase[b, y]
             for x in range(len(target)):
                 target[x] += complex(-wave[x].imag * angle[x], wave[x].real * angle[x])
+
+
+@compiled
+def phase_cross(gradient: Array, object_array: Array, phase: Array) -> None:
+    """Compute ``Im(O* g)`` into ``phase``; all ``(B, h, w)``, ``phase`` real."""
+    for b in range(gradient.shape[0]):
+        for y in range(gradient.shape[1]):
+            source, wave, angle = gradient[b, y], object_array[b, y], phase[b, y]
+            for x in range(len(source)):
+                angle[x] = wave[x].real * source[x].imag - wave[x].imag * source[x].real
+
+
+@compiled
+def precondition_gradient(
+    gradient: Array,
+    update: Array,
+    weight: Array,
+    object_array: Array,
+    filtered: Array,
+    opaque: float,
+    of_update: Array,
+    of_object: Array,
+) -> None:
+    """Compute the derivatives of ``G + i O low`` with ``G = U w``, where ``low`` is the filtered ``phi``.
+
+    ``filtered`` ``(2, B, h, w)`` holds ``low``, and ``back``: the filtered ``Im(O* g)`` of the derivative ``g`` with
+    respect to the result. With
+    ``m = max(|O|^2, opaque)`` and ``phi = Im(O* G) / m``::
+
+        of_update = w (g + i O back / m)
+        of_object = -i (low g + back G / m), and -2 O phi back / m where the object is not opaque
+    """
+    least = filtered.dtype.type(opaque)
+    one, two = filtered.dtype.type(1.0), filtered.dtype.type(2.0)
+    for b in range(gradient.shape[0]):
+        for y in range(gradient.shape[1]):
+            source, wave, towards, factor = gradient[b, y], object_array[b, y], update[b, y], weight[b, y]
+            target, second = of_update[b, y], of_object[b, y]
+            smooth, returned = filtered[0, b, y], filtered[1, b, y]
+            for x in range(len(source)):
+                power = wave[x].real * wave[x].real + wave[x].imag * wave[x].imag
+                share = returned[x] / max(power, least)
+                target[x] = factor[x] * complex(
+                    source[x].real - wave[x].imag * share, source[x].imag + wave[x].real * share
+                )
+            for x in range(len(source)):
+                power = wave[x].real * wave[x].real + wave[x].imag * wave[x].imag
+                divisor = max(power, least)
+                share = returned[x] / divisor
+                real, imag = towards[x].real * factor[x], towards[x].imag * factor[x]
+                phase = (wave[x].real * imag - wave[x].imag * real) / divisor
+                decay = two * phase * share * (one if power > least else one - one)
+                second[x] = complex(
+                    smooth[x] * source[x].imag + share * imag - decay * wave[x].real,
+                    -smooth[x] * source[x].real - share * real - decay * wave[x].imag,
+                )

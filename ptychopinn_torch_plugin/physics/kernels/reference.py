@@ -8,13 +8,23 @@ import torch
 from torch import Tensor
 
 from ..derivatives import intensity_ratio, position_step, probe_spectra
-from ..forward import PatternBatch, amplitude_update, exit_wave_update, object_update, simulate
-from ..noise_models import total_deviance
-from ..preconditioner import precondition_low_frequencies
+from ..forward import (
+    EXPECTED_EPS,
+    PatternBatch,
+    amplitude_update,
+    exit_wave_update,
+    forward_adjoint,
+    object_update,
+    power,
+    simulate,
+)
+from ..noise_models import DEVIANCES, deviance_slope, total_deviance, update_factor
+from ..patches import extract_patches
+from ..preconditioner import OPAQUE, amplify_low_frequencies, precondition_low_frequencies
 from ..probe import illumination, shift_probe
-from ..propagation import shift_ramp
+from ..propagation import propagate, shift_ramp
 from ..total_variation import proximal_point
-from .sums import Epoch, Gradients, Kernels, Patterns
+from .sums import Epoch, Fit, Gradients, Kernels, Patterns
 
 
 def add_gradients(epoch: Epoch, batches: Iterable[Patterns], total: Gradients) -> None:
@@ -75,6 +85,65 @@ def precondition(update: Tensor, weight: Tensor, object_array: Tensor, gain: Ten
     return precondition_low_frequencies(update * weight, object_array, gain)
 
 
+def fit(object_array: Tensor, batch: PatternBatch, likelihood: str, needs_update: bool) -> Fit:
+    """Compare objects with a batch; see :class:`.sums.Kernels`."""
+    simulation = simulate(object_array, batch.probes, batch.patch_origins)
+    update = None
+    if needs_update:
+        shape = (object_array.shape[-2], object_array.shape[-1])
+        update = object_update(exit_wave_update(simulation, batch), batch, shape)
+    deviance = DEVIANCES[likelihood](simulation.amplitudes, batch.amplitudes, batch.good_pixels)
+    return Fit(update, deviance, (simulation.waves,))
+
+
+def fit_gradient(
+    found: Fit,
+    batch: PatternBatch,
+    likelihood: str,
+    of_update: Tensor | None,
+    of_deviance: Tensor | None,
+    shape: tuple[int, int],
+) -> Tensor:
+    """Compute the derivative of :func:`fit` with respect to the objects; see :class:`.sums.Kernels`.
+
+    With the waves ``v`` of ``of_update`` and ``s = Re sum_m v_m* psi_m`` it is
+    ``A^H(q v_m + 2 (q' s + of_deviance D') psi_m)``, where ``A`` maps an object to its waves.
+    """
+    waves, good = found.waves[0], batch.good_pixels
+    expected = power(waves) + EXPECTED_EPS
+    slope = torch.zeros_like(expected)
+    if of_deviance is not None:
+        pixels = good.sum() * (expected.numel() // good.numel())
+        slope += (2.0 * of_deviance / pixels) * deviance_slope(expected, batch.amplitudes, likelihood)
+    if of_update is None:
+        return forward_adjoint(waves * (slope * good)[:, :, None], batch.probes, batch.patch_origins, shape)
+    size = (waves.shape[-2], waves.shape[-1])
+    towards = propagate(batch.probes * extract_patches(of_update, batch.patch_origins, size)[:, :, None])
+    cross = (towards.real * waves.real + towards.imag * waves.imag).sum(dim=2)
+    slope -= batch.amplitudes * expected.pow(-1.5) * cross
+    factor = update_factor(expected, batch.amplitudes, 'amplitude') * good
+    both = towards * factor[:, :, None] + waves * (slope * good)[:, :, None]
+    return forward_adjoint(both, batch.probes, batch.patch_origins, shape)
+
+
+def precondition_gradient(
+    gradient: Tensor, update: Tensor, weight: Tensor, object_array: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the derivatives of :func:`precondition` with respect to the update and the object.
+
+    The equations are those of :func:`.object_loops.precondition_gradient`.
+    """
+    direction = update * weight
+    modulus = object_array.real.square() + object_array.imag.square()
+    divisor = modulus.clamp_min(OPAQUE)
+    phase = (object_array.conj() * direction).imag / divisor
+    low = amplify_low_frequencies(phase, gain)
+    share = amplify_low_frequencies((object_array.conj() * gradient).imag, gain) / divisor
+    decay = 2.0 * phase * share * (modulus > OPAQUE)
+    of_object = -1j * (low * gradient + share * direction) - decay * object_array
+    return weight * (gradient + 1j * object_array * share), of_object
+
+
 REFERENCE = Kernels(
     description='torch',
     add_gradients=add_gradients,
@@ -83,5 +152,8 @@ REFERENCE = Kernels(
     add_illumination=add_illumination,
     precondition=precondition,
     proximal_point=proximal_point,
+    fit=fit,
+    fit_gradient=fit_gradient,
+    precondition_gradient=precondition_gradient,
     batch_bytes=2**20,
 )

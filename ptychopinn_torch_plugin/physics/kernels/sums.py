@@ -106,6 +106,17 @@ class Gradients:
         self.deviance += other.deviance
 
 
+class Fit(NamedTuple):
+    """The comparison of simulated with measured patterns, for one object each of ``B`` groups."""
+
+    update: Tensor | None
+    """The object update for the amplitude likelihood, ``(B, h, w)`` complex; None if it was not requested."""
+    deviance: Tensor
+    """Mean deviance of the measured pixels, scalar."""
+    waves: tuple[Tensor, ...]
+    """Far-field waves in parts, as the derivative needs them."""
+
+
 class Kernels(NamedTuple):
     """One implementation."""
 
@@ -123,5 +134,14 @@ class Kernels(NamedTuple):
     """Compute ``L(U w)`` of an update, a weight, the object (all ``(B, h, w)``) and the gain of the filter ``L``."""
     proximal_point: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
     """Compute the proximal point of total variation: :func:`~..total_variation.proximal_point`."""
+    fit: Callable[[Tensor, PatternBatch, str, bool], Fit]
+    """Compare objects ``(B, h, w)`` with a batch by a likelihood of :data:`~..noise_models.DEVIANCES`; the last
+    argument requests the object update."""
+    fit_gradient: Callable[[Fit, PatternBatch, str, Tensor | None, Tensor | None, tuple[int, int]], Tensor]
+    """Compute the derivative with respect to the objects ``(B, h, w)`` from those with respect to the update
+    ``(B, h, w)`` and to the deviance (scalar), either of them None for zero; the last argument is ``(h, w)``."""
+    precondition_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """Compute the derivatives of ``precondition`` with respect to the update and the object from that with respect to
+    its result, which comes before the arguments of ``precondition``."""
     batch_bytes: int
     """Bytes of complex exit waves in one batch on a CPU: more would not stay in its cache."""
