@@ -34,7 +34,7 @@ from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetri
 from .devices import select_device, use_threads
 from .distributed import run_together
 from .geometry_search import search_geometry
-from .memory import with_smaller_batches
+from .memory import is_out_of_memory, with_smaller_batches
 from .network import Predictor, steps_of, turns_of, windows_of
 from .position_search import search_positions
 from .probe_selection import prefers
@@ -277,8 +277,11 @@ def _credibility(
     try:
         with working_as(Processes()):
             return verify(scan, probe, positions, device, progress.should_stop).credibility
-    except MemoryLimitError as error:
-        logger.warning('%s The reconstruction is complete, without a verdict.', error)
+    except (MemoryError, MemoryLimitError, RuntimeError) as error:
+        if not (isinstance(error, MemoryLimitError) or is_out_of_memory(error)):
+            raise
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning('The verification ran out of memory (%s). The reconstruction has no verdict.', words)
         return None
 
 

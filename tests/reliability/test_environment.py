@@ -47,7 +47,7 @@ def test_a_user_without_a_home_reconstructs(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {
-        'files': ['judgement.json', 'judgement.png', 'maps.npz'],
+        'files': ['judgement.json', 'judgement.png', 'maps.npz', 'report.html', 'status.json'],
         'permissions': '0o700',
         'is_finite': True,
     }

@@ -124,7 +124,9 @@ def test_the_result_is_kept_when_its_metrics_need_too_much_memory(
     scan, _ = make_scan(rows=5)
     expected = refine(scan, CONFIG)
 
-    def measure(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> ReconstructionMetrics:
+    def measure(
+        tensors: ScanTensors, state: ReconstructionState, batch_size: int, smoothing: float
+    ) -> ReconstructionMetrics:
         raise RuntimeError('std::bad_alloc')
 
     monkeypatch.setattr('ptychopinn_torch_plugin.engines.pipeline.measure', measure)
