@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 
 from ptychopinn_torch_plugin.engines.call_state import as_in_new_process
@@ -24,6 +26,18 @@ def settings_of_torch() -> tuple[object, ...]:
     )
 
 
+@pytest.fixture
+def defaults() -> Iterator[None]:
+    """Torch's own defaults, whatever the tests before this one have set."""
+    with as_in_new_process(), torch.enable_grad():
+        torch.set_deterministic_debug_mode('default')
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision('highest')
+        yield
+
+
+@pytest.mark.usefixtures('defaults')
 def test_settings_and_random_numbers_are_those_of_a_new_process() -> None:
     before = settings_of_torch()
     drawn = []

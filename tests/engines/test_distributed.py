@@ -74,4 +74,6 @@ def _numbers(result: Reconstruction) -> Iterator[tuple[str, np.ndarray]]:
         value = getattr(result.metrics, field.name)
         if field.name == 'frc':
             value = np.zeros(1) if value is None else value.correlation
+        if field.name == 'credibility':
+            value = np.zeros(2) if value is None else (value.correlation, value.allowed)
         yield field.name, np.nan_to_num(np.asarray(value, dtype=float))
