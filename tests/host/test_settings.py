@@ -44,6 +44,8 @@ def other_value(field: SettingField) -> object:
 
     if field.kind is str:
         return 'other text'
+    if field.name == 'smoothing' and field.section == 'refinement':
+        return 2.5  # half of the default would be a strength below 0
     value = field.default * 0.5 if field.kind is float else int(field.default) + 1  # type: ignore[operator]
     return value if field.maximum is None or float(value) <= field.maximum else field.minimum
 
