@@ -19,25 +19,27 @@ _ENGINE = frozenset({'torch', 'lightning'})
 """Modules that the engines need together: the command for one of them installs both."""
 
 
-def missing(error: ImportError) -> PtychoPINNError:
+def missing(error: ImportError | MemoryError) -> PtychoPINNError:
     """Turn a failed import into the error that names the package and the command that installs it.
 
     To be raised from the error: ``raise missing(error) from error``. A package that is installed but broken (a shared
     library that does not load) raises :class:`ImportError` as well; its own message is part of the new one.
 
     Args:
-        error: what the import statement raised; its ``name`` is the module, where Python knows it.
+        error: what the import statement raised; the ``name`` of an :class:`ImportError` is the module, where Python
+            knows it.
 
     Returns:
         The error to raise: a :class:`MissingDependencyError`, which is a :class:`RuntimeError`, as PtychoPINN's users
         expect of a call without torch; a :class:`MemoryLimitError` where memory is too small to load a library.
     """
-    module = (error.name or '').split('.', maxsplit=1)[0]
-    if says_out_of_memory(str(error)):
+    if isinstance(error, MemoryError) or says_out_of_memory(str(error)):
+        words = str(error) or type(error).__name__
         return MemoryLimitError(
-            f'There is not enough memory to load the libraries ({error}): free some memory, or raise the limit of the '
+            f'There is not enough memory to load the libraries ({words}): free some memory, or raise the limit of the '
             'job or the shell (ulimit -v).'
         )
+    module = (error.name or '').split('.', maxsplit=1)[0]
     packages = 'torch lightning' if not module or module in _ENGINE else _REQUIREMENTS.get(module, module)
     then = ', then check the installation with "ptychopinn-torch doctor"' if packages == 'torch lightning' else ''
     return MissingDependencyError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -79,3 +82,21 @@ def test_an_estimate_grows_with_the_work_and_follows_the_last_run() -> None:
     text = sentence('refine', scan, parse_config({'inference': {'threads': 2, 'accelerator': 'cpu'}}), calibration)
     assert text.startswith('516 patterns of 128 x 128 pixels, one probe mode: 60 epochs, about ')
     assert 'on this CPU (2 cores), ' in text
+
+
+PACKAGE = Path(__file__).parents[1] / 'ptychopinn_torch_plugin'
+QUOTED = re.compile(r'"([A-Z][a-z]+(?: [a-zA-Z_()]+)+)"')
+"""A label in a message: two words or more between double quotes."""
+
+
+@pytest.mark.parametrize('module', ['engines/memory', 'worker/parent', 'metrics/credibility', 'report/advice'])
+def test_messages_name_labels_of_the_panel(module: str) -> None:
+    labels = {
+        field.title for section in Config.model_fields.values() for field in section.default.model_fields.values()
+    }
+    text = (PACKAGE / f'{module}.py').read_text()
+    for stage in ('{self._stage}', '{stage}'):
+        text = text.replace(stage, 'training')
+    named = set(QUOTED.findall(text))
+    assert named
+    assert named <= labels

@@ -169,9 +169,9 @@ def engine_imports(signals: StopSignals) -> Iterator[None]:
             if is_own(error):
                 raise
             raise missing(error) from error
+        except MemoryError as error:
+            raise missing(error) from error
     signals.check()
-    # Lightning reports devices and advertises products at level INFO; what matters is in this package's log.
-    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
 
 
 def _write_result_of(

@@ -48,7 +48,7 @@ def with_smaller_batches(work: Callable[[int], Result], batch_size: int, what: s
         logger.warning('%s ran out of memory (%s): again with batches of %d patterns.', what, words, batch_size)
     raise MemoryLimitError(
         f'{what} ran out of memory with batches of {batch_size} patterns as well ({words}): choose a smaller '
-        '"Batch size" or "Window size" under Inference, or another "Accelerator".'
+        '"Batch size (reconstruction)" or "Window size", or another "Accelerator (reconstruction)".'
     )
 
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ..config import InferenceConfig
@@ -75,19 +74,15 @@ def windows_of(
         groups = np.concatenate([anchors[:, None], neighbours[anchors]], axis=1)
         single = [_window(group, patch_origins, patch_shape, OBJECT_MULTIPLE) for group in groups]
         return _batched(single, config.batch_size)
-    return [_window(part, patch_origins, patch_shape, None) for part in parts]
+    return [_window(part, patch_origins, patch_shape, 1) for part in parts]
 
 
 def _window(
-    indices: npt.NDArray[np.integer],
-    patch_origins: npt.NDArray[np.int64],
-    patch_shape: tuple[int, int],
-    multiple: int | None,
+    indices: npt.NDArray[np.integer], patch_origins: npt.NDArray[np.int64], patch_shape: tuple[int, int], multiple: int
 ) -> Windows:
-    """Return one window, with sides rounded up to a ``multiple``, or to the next size of a fast transform."""
-    origin, sides = extent_of(patch_origins[indices], patch_shape)
-    rounded = [next_fast_len(side, real=True) if multiple is None else side + -side % multiple for side in sides]
-    return Windows(indices[None], np.array([origin]), (rounded[0], rounded[1]))
+    """Return one window, with sides rounded up to a ``multiple``."""
+    origin, (height, width) = extent_of(patch_origins[indices], patch_shape)
+    return Windows(indices[None], np.array([origin]), (height + -height % multiple, width + -width % multiple))
 
 
 def _batched(single: Sequence[Windows], batch_size: int) -> list[Windows]:

@@ -82,7 +82,11 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
         prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
         for scan in scans
     ]
-    with locked(output_folder, 'training') as lock, _algorithms(deterministic=config.execution.deterministic):
+    with (
+        locked(output_folder, 'training') as lock,
+        _algorithms(deterministic=config.execution.deterministic),
+        _lightning_warnings_only(),
+    ):
         model_path = _train(scans, config, output_folder, lock, observer or SilentObserver())
     logger.info('The model is in %s.', model_path)
     return model_path
@@ -170,6 +174,18 @@ def _fit(
             ) from error
         finally:
             signals.restore()
+
+
+@contextmanager
+def _lightning_warnings_only() -> Iterator[None]:
+    """Leave out what Lightning logs at level INFO: it lists devices and advertises products."""
+    log = logging.getLogger('lightning.pytorch')
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _is_of_a_loader(error: Exception) -> bool:

@@ -39,13 +39,13 @@ _STACK_WAIT_S = 0.5
 _ACCEPT_WAIT_S = 1.0
 """Seconds in which a kept worker must accept the next call; then it is replaced."""
 _MEMORY_HINTS: dict[JobKind, str] = {
-    'train': 'choose a smaller "Batch size", "Group size" or "Network width"',
-    'reconstruct': 'choose a smaller "Batch size" or "Window size" under Inference',
-    'refine': 'choose a smaller "Batch size" under Inference',
+    'train': 'choose a smaller "Batch size (training)", "Group size (C_g)" or "Network width"',
+    'reconstruct': 'choose a smaller "Batch size (reconstruction)" or "Window size"',
+    'refine': 'choose a smaller "Batch size (reconstruction)"',
 }
 _SIGNAL_HINTS = {
     'SIGBUS': 'Most likely the disk of the temporary folder or the shared memory is full: free some space.',
-    'SIGSEGV': 'A library crashed: try another "Accelerator", and run "ptychopinn-torch doctor".',
+    'SIGSEGV': 'A library crashed: try another "Accelerator ({stage})", and run "ptychopinn-torch doctor".',
 }
 _START_HINT = (
     'It ended before this package was loaded; the terminal shows why. A script that starts a run needs the guard '
@@ -158,6 +158,7 @@ class _Worker:
         """Set what belongs to one call."""
         self._call = call
         self._folder = call.job.folder
+        self._stage = 'training' if call.job.kind == 'train' else 'reconstruction'
         self._memory_hint = f'Most likely the memory ran out: {_MEMORY_HINTS[call.job.kind]}.'
         self._silence_limit_s = float(call.job.config.execution.silence_limit)
         self._has_reported = False
@@ -313,8 +314,8 @@ class _Worker:
         self._process.kill()
         return self._error(
             f'reported no progress for {self._silence_limit_s:g} s and was ended',
-            'It hangs, or one step takes longer than that: choose a smaller "Batch size", or a larger '
-            '"silence_limit" in the section "execution" of the settings.',
+            'It hangs, or one step takes longer than that: choose a smaller '
+            f'"Batch size ({self._stage})", or a larger "silence_limit" in the section "execution" of the settings.',
         )
 
     def _death(self) -> WorkerError:
@@ -327,7 +328,9 @@ class _Worker:
         elif code < 0:
             name = _signal_name(-code)
             how = f'was ended by {name}'
-            hint = hint or (self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, ''))
+            hint = hint or (
+                self._memory_hint if name == 'SIGKILL' else _SIGNAL_HINTS.get(name, '').format(stage=self._stage)
+            )
         else:
             how = f'ended with exit code {code} and without a result'
             hint = hint or ('' if self._has_begun else _START_HINT)

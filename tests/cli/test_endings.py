@@ -316,7 +316,7 @@ def test_a_limit_on_memory_is_one_sentence(training_file: Path) -> None:
     words = ['-q', 'refine', training_file, '-o', training_file.with_name('r.npz'), '--json']
     done = start(words, preexec_fn=limit, env=os.environ | {'OPENBLAS_NUM_THREADS': '1'})
     assert done.returncode == 1, done.stderr
-    assert 'There is not enough memory' in json.loads(done.stdout)['error']['message']
+    assert 'There is not enough memory to load the libraries' in json.loads(done.stdout)['error']['message']
     assert 'Traceback' not in done.stderr
 
 

@@ -113,7 +113,8 @@ def test_a_quarter_of_the_batch_is_the_end(
     with pytest.raises(MemoryLimitError) as caught:
         refine(scan, CONFIG)
     assert sorted(set(sizes), reverse=True)[:3] == [81, 40, 21]
-    for word in ('batches of 21 patterns', '"Batch size" or "Window size"', '"Accelerator"'):
+    labels = ('"Batch size (reconstruction)" or "Window size"', '"Accelerator (reconstruction)"')
+    for word in ('batches of 21 patterns', *labels):
         assert word in str(caught.value)
     fault_report.record('CUDA runs out of memory even with small batches', str(caught.value), 'the product as it was')
 

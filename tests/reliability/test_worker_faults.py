@@ -41,19 +41,23 @@ IN_TIME_S = 5.0
 FAULTS = {
     'the kernel kills it (SIGKILL), as when memory runs out': (
         'worker.entries:be_killed',
-        ('was ended by SIGKILL', 'memory ran out', '"Batch size"', 'Last lines of its log: loading the patterns'),
+        (
+            'was ended by SIGKILL',
+            'memory ran out: choose a smaller "Batch size (training)"',
+            'Last lines of its log: loading the patterns',
+        ),
     ),
     'segmentation fault': (
         'worker.entries:crash',
-        ('was ended by SIGSEGV', '"Accelerator"', 'terminate called: illegal memory access'),
+        ('was ended by SIGSEGV', '"Accelerator (training)"', 'terminate called: illegal memory access'),
     ),
     'an exception that cannot be pickled': ('worker.entries:foreign_error', ('ForeignError: one and two',)),
     'an exception without a message': ('reliability.faults:be_unspeakable', ('exit code 1', 'ValueError: no words')),
     'CUDA runs out of memory in training': (
         'reliability.faults:run_out_of_device_memory',
-        ('CUDA out of memory', 'Most likely the memory ran out', '"Batch size"'),
+        ('CUDA out of memory', 'Most likely the memory ran out', '"Batch size (training)"'),
     ),
-    'the main memory runs out': ('worker.entries:memory_error', ('MemoryError', '"Batch size"')),
+    'the main memory runs out': ('worker.entries:memory_error', ('MemoryError', '"Batch size (training)"')),
     'it exits without a message': ('worker.entries:vanish', ('exit code 3',)),
     'a library ends the process': ('reliability.faults:leave', ('exit code 1', 'licence expired')),
     'it fails and does not end': ('reliability.faults:linger_after_failing', ('CUDNN_STATUS_EXECUTION_FAILED',)),

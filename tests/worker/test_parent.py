@@ -162,7 +162,7 @@ def test_a_foreign_error_is_named(job: Job) -> None:
 def test_want_of_memory_comes_with_a_hint(job: Job) -> None:
     sentence = str(failure_of(job, 'memory_error'))
     assert 'MemoryError: Unable to allocate 1 PiB. Most likely' in sentence
-    assert 'smaller "Batch size", "Group size"' in sentence
+    assert 'smaller "Batch size (training)", "Group size (C_g)"' in sentence
 
 
 def test_an_unknown_entry_is_an_error(job: Job) -> None:
@@ -173,7 +173,7 @@ def test_a_killed_worker_hints_at_memory(job: Job) -> None:
     error = failure_of(job, 'be_killed')
     assert type(error) is WorkerError
     assert 'was ended by SIGKILL' in str(error)
-    assert 'smaller "Batch size", "Group size"' in str(error)
+    assert 'smaller "Batch size (training)", "Group size (C_g)"' in str(error)
     assert str(error).endswith('Last lines of its log: loading the patterns')
 
 
