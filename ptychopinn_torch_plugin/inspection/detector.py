@@ -1,4 +1,4 @@
-"""What the patterns show without a reconstruction: bad pixels, unusual frames, centre, and useful size."""
+"""What the patterns show without a reconstruction: bad pixels, unusual patterns, centre, and useful size."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ SATURATION_PIXELS = 4
 """Pixels that share the largest count of a scan before that count is called the limit of the detector."""
 COUNTER_BITS = (12, 14, 15, 16, 18, 20, 24)
 """Depths of detector counters: the largest count of a scan is a limit where it is 2^bits - 1 or one less."""
-FAINT_FRAME = 0.1
-BRIGHT_FRAME = 3.0
-"""Sums of a frame over the median of the scan below and above which it is unusual."""
+FAINT_PATTERN = 0.1
+BRIGHT_PATTERN = 3.0
+"""Sums of a pattern over the median of the scan below and above which it is unusual."""
 SIGNAL_OVER_NOISE = 0.25
-"""Variance between frames over that of photon noise that a ring of pixels must have to be useful."""
+"""Variance between patterns over that of photon noise that a ring of pixels must have to be useful."""
 SIDE_STEP = 16
 """The useful side is a multiple of this, which keeps Fourier transforms fast."""
 SMALLEST_SIDE = 32
 BLOCK = 64
-"""Frames that are read at a time."""
+"""Patterns that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class DetectorReport:
-    """Findings about detector and frames."""
+    """Findings about detector and patterns."""
 
     mean: Image
-    """Mean counts, ``(H, W)``, of the frames that are not empty."""
+    """Mean counts, ``(H, W)``, of the patterns that are not empty."""
     bad_pixels: Mask
     """Pixels that the file masks or that are dead, hot or saturated, ``(H, W)``."""
     dead: int
@@ -48,27 +48,27 @@ class DetectorReport:
     hot: int
     """Pixels that are not masked and count far more than all their neighbours."""
     saturated: int
-    """Pixels that reach the limit of the counter in any frame."""
+    """Pixels that reach the limit of the counter in any pattern."""
     limit: float | None
     """That limit, counts; None where there is none."""
-    empty_frames: npt.NDArray[np.int64]
-    faint_frames: npt.NDArray[np.int64]
-    bright_frames: npt.NDArray[np.int64]
+    empty_patterns: npt.NDArray[np.int64]
+    faint_patterns: npt.NDArray[np.int64]
+    bright_patterns: npt.NDArray[np.int64]
     photons: float
-    """Median counts of a frame."""
+    """Median counts of a pattern."""
     flicker: float
-    """Robust relative standard deviation of the sums of the frames, photon noise removed."""
+    """Robust relative standard deviation of the sums of the patterns, photon noise removed."""
     centre: tuple[float, float]
     """Centre (y, x) of the mean pattern, pixels."""
     centre_error: float
     """Standard error of the centre along each axis, pixels."""
     useful_side: int
-    """Side of the square about the centre within which frames differ by more than photon noise."""
+    """Side of the square about the centre within which patterns differ by more than photon noise."""
 
 
 def inspect_detector(counts: Counts, masked: Mask) -> DetectorReport:
     """Examine patterns ``(n, H, W)``, of which the pixels ``masked`` ``(H, W)`` were not measured."""
-    sums = np.array([float(frame[~masked].sum(dtype=np.float64)) for frame in counts])
+    sums = np.array([float(pattern[~masked].sum(dtype=np.float64)) for pattern in counts])
     lit = np.flatnonzero(sums > 0)
     usual = float(np.median(sums[lit])) if lit.size else 0.0
     total, squares, largest = _moments(counts, lit)
@@ -86,9 +86,9 @@ def inspect_detector(counts: Counts, masked: Mask) -> DetectorReport:
         hot=int(hot.sum()),
         saturated=int(saturated.sum()),
         limit=limit,
-        empty_frames=np.flatnonzero(sums <= 0),
-        faint_frames=np.flatnonzero((sums > 0) & (sums < FAINT_FRAME * usual)),
-        bright_frames=np.flatnonzero(sums > BRIGHT_FRAME * usual),
+        empty_patterns=np.flatnonzero(sums <= 0),
+        faint_patterns=np.flatnonzero((sums > 0) & (sums < FAINT_PATTERN * usual)),
+        bright_patterns=np.flatnonzero(sums > BRIGHT_PATTERN * usual),
         photons=usual,
         flicker=_flicker(sums[lit]),
         centre=centre,
@@ -97,7 +97,7 @@ def inspect_detector(counts: Counts, masked: Mask) -> DetectorReport:
     )
 
 
-def centre_of(mean: Image, bad_pixels: Mask, frames: int) -> tuple[tuple[float, float], float]:
+def centre_of(mean: Image, bad_pixels: Mask, pattern_count: int) -> tuple[tuple[float, float], float]:
     """Return the centre (y, x) of the mean pattern ``(H, W)`` and its standard error, pixels.
 
     The centre is that of the symmetry under a rotation by 180 degrees, which an aperture has and an object blurs: half
@@ -116,7 +116,7 @@ def centre_of(mean: Image, bad_pixels: Mask, frames: int) -> tuple[tuple[float, 
         lag = peak[axis] + _vertex(line, int(peak[axis]))
         lag = lag - 2 * side if lag > side else lag
         centre.append((lag + side - 1) / 2)
-    total = float(mean[~bad_pixels].sum()) * frames
+    total = float(mean[~bad_pixels].sum()) * pattern_count
     spread = float(np.sqrt((mean * _squared_distance(mean.shape, centre)).sum() / max(mean.sum(), 1e-30) / 2))
     # Photon noise moves the centre of gravity by this much; the symmetry of the object's own scattering is not exact
     # either, which a hundredth of the width stands for.
@@ -137,14 +137,14 @@ def _vertex(line: npt.NDArray[np.float64], index: int) -> float:
 
 
 def _moments(counts: Counts, lit: npt.NDArray[np.int64]) -> tuple[Image, Image, Image]:
-    """Return the sum, the sum of squares and the maximum of the frames ``lit``, each ``(H, W)``."""
+    """Return the sum, the sum of squares and the maximum of the patterns ``lit``, each ``(H, W)``."""
     shape = counts.shape[1:]
     total, squares, largest = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for start in range(0, lit.size, BLOCK):
-        frames = np.asarray(counts[lit[start : start + BLOCK]], dtype=np.float64)
-        total += frames.sum(axis=0)
-        squares += np.square(frames).sum(axis=0)
-        np.maximum(largest, frames.max(axis=0), out=largest)
+        patterns = np.asarray(counts[lit[start : start + BLOCK]], dtype=np.float64)
+        total += patterns.sum(axis=0)
+        squares += np.square(patterns).sum(axis=0)
+        np.maximum(largest, patterns.max(axis=0), out=largest)
     return total, squares, largest
 
 
@@ -182,8 +182,8 @@ def _flicker(sums: npt.NDArray[np.float64]) -> float:
     return math.sqrt(max(spread**2 - 1.0 / usual, 0.0))
 
 
-def _useful_side(mean: Image, variance: Image, bad: Mask, centre: tuple[float, float], frames: int) -> int:
-    """Return the side of the square in which the frames differ by more than photon noise."""
+def _useful_side(mean: Image, variance: Image, bad: Mask, centre: tuple[float, float], pattern_count: int) -> int:
+    """Return the side of the square in which the patterns differ by more than photon noise."""
     y, x = np.indices(mean.shape)
     half = SIDE_STEP // 2
     ring = np.maximum(np.abs(y - centre[0]), np.abs(x - centre[1])) // half
@@ -192,8 +192,8 @@ def _useful_side(mean: Image, variance: Image, bad: Mask, centre: tuple[float, f
     excess = np.bincount(rings, weights=(variance - mean)[good])
     noise = np.bincount(rings, weights=mean[good])
     pixels = np.bincount(rings)
-    # The variance of the estimated variance of a Poisson count is about (m + 2 m^2) / frames.
-    doubt = np.sqrt(np.bincount(rings, weights=(mean + 2 * mean**2)[good]) / max(frames - 1, 1))
+    # The variance of the estimated variance of a Poisson count is about (m + 2 m^2) / pattern_count.
+    doubt = np.sqrt(np.bincount(rings, weights=(mean + 2 * mean**2)[good]) / max(pattern_count - 1, 1))
     is_useful = (excess > SIGNAL_OVER_NOISE * noise) & (excess > 3 * doubt) & (pixels > 0)
     outermost = int(np.flatnonzero(is_useful)[-1]) + 1 if is_useful.any() else len(pixels)
     side = SIDE_STEP * outermost

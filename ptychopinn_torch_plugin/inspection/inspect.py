@@ -139,23 +139,20 @@ def _detector_findings(measurement: Measurement, detector: DetectorReport) -> li
     bad = detector.dead + detector.hot + detector.saturated
     limit = '' if detector.limit is None else f', which reach the limit of {detector.limit:.0f} counts'
     unusual = {
-        'empty': detector.empty_frames,
-        'faint': detector.faint_frames,
-        'too bright': detector.bright_frames,
+        'empty': detector.empty_patterns,
+        'faint': detector.faint_patterns,
+        'too bright': detector.bright_patterns,
     }
-    count = sum(frames.size for frames in unusual.values())
+    count = sum(numbers.size for numbers in unusual.values())
+    listed = ', '.join(f'{numbers.size} {word}' for word, numbers in unusual.items() if numbers.size)
     middle = measurement.shape[0] // 2, measurement.shape[1] // 2
     offset = math.hypot(detector.centre[0] - middle[0], detector.centre[1] - middle[1])
     return [
         Finding(
-            'frames',
+            'patterns',
             f'{number} patterns of {measurement.shape[0]} x {measurement.shape[1]} pixels with '
             f'{detector.photons:.3g} photons each'
-            + (
-                ', none unusual.'
-                if not count
-                else '; ' + ', '.join(f'{frames.size} {word}' for word, frames in unusual.items() if frames.size) + '.'
-            ),
+            + (f'; {listed}.' if count else ', none unusual.'),
             'Sums of the measured pixels against their median: empty 0, faint below .1, too bright above 3 times; they '
             f'vary by {100 * detector.flicker:.1f} % beyond photon noise.',
             'notice' if count else 'good',
@@ -163,7 +160,7 @@ def _detector_findings(measurement: Measurement, detector: DetectorReport) -> li
                 'patterns': number,
                 'photons_per_pattern': detector.photons,
                 'flicker': detector.flicker,
-                **{f'{word.replace(" ", "_")}_frames': frames.tolist() for word, frames in unusual.items()},
+                **{f'{word.replace(" ", "_")}_patterns': numbers.tolist() for word, numbers in unusual.items()},
             },
         ),
         Finding(
@@ -189,7 +186,7 @@ def _detector_findings(measurement: Measurement, detector: DetectorReport) -> li
         Finding(
             'useful_side',
             f'Patterns differ by more than photon noise within {detector.useful_side} x {detector.useful_side} pixels.',
-            'Variance between frames above 1.25 times that of photon noise, ring by ring.',
+            'Variance between patterns above 1.25 times that of photon noise, ring by ring.',
             'good',
             {'side': detector.useful_side},
         ),

@@ -39,7 +39,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is told."""
+    """Everything that is reported."""
 
     name: str
     findings: tuple[Finding, ...]

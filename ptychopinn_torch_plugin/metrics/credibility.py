@@ -98,7 +98,7 @@ AND_REVERSED = ' and reversed'
 
 
 DOUBT = Advice(
-    'the patterns do not tell what is wrong', 'object_r_map', 'find the cause with "ptychopinn-torch inspect --faults"'
+    'the cause does not show in the patterns', 'object_r_map', 'find the cause with "ptychopinn-torch inspect --faults"'
 )
 """Where a verdict is not green and no alternative predicts better."""
 
@@ -111,7 +111,7 @@ def cause_text(name: str) -> str:
 
 
 def credibility(own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agreement]) -> Credibility:
-    """Judge a reconstruction.
+    """Compute the verdict on a reconstruction.
 
     Args:
         own: agreement of its geometry with the held-out patterns.

@@ -39,7 +39,7 @@ def test_a_clean_detector_has_no_fault(counts: Counts) -> None:
     report = inspect_detector(counts, NO_MASK)
     assert (report.dead, report.hot, report.saturated) == (0, 0, 0)
     assert report.limit is None
-    assert not report.empty_frames.size and not report.faint_frames.size and not report.bright_frames.size
+    assert not report.empty_patterns.size and not report.faint_patterns.size and not report.bright_patterns.size
     assert report.flicker < 0.02
 
 
@@ -60,14 +60,14 @@ def test_masked_pixels_are_no_news(counts: Counts) -> None:
     assert inspect_detector(counts, mask).hot == 0
 
 
-def test_unusual_frames_are_named(counts: Counts) -> None:
+def test_unusual_patterns_are_named(counts: Counts) -> None:
     counts[4] = 0
     counts[7] //= 50
     counts[9] *= 5
     report = inspect_detector(counts, NO_MASK)
-    assert report.empty_frames.tolist() == [4]
-    assert report.faint_frames.tolist() == [7]
-    assert report.bright_frames.tolist() == [9]
+    assert report.empty_patterns.tolist() == [4]
+    assert report.faint_patterns.tolist() == [7]
+    assert report.bright_patterns.tolist() == [9]
 
 
 def test_the_centre_is_that_of_the_aperture_although_pixels_are_dead(counts: Counts) -> None:
@@ -76,7 +76,7 @@ def test_the_centre_is_that_of_the_aperture_although_pixels_are_dead(counts: Cou
     assert np.abs(np.array(report.centre) - CENTRE).max() < 3 * report.centre_error < 1.0
 
 
-def test_the_useful_side_ends_where_frames_differ_by_photon_noise_only(counts: Counts) -> None:
+def test_the_useful_side_ends_where_patterns_differ_by_photon_noise_only(counts: Counts) -> None:
     assert inspect_detector(counts, NO_MASK).useful_side == 48
 
 
