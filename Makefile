@@ -20,8 +20,9 @@ STAMP := $(VENV)/.installed
 .PHONY: test check demo docs wheel reliability fuzz kills mutants dependencies sbom soak quality bench clean
 .DEFAULT_GOAL := test
 
+# The version of the package stands in its __init__.py, and the installed metadata repeat it.
 # torch comes first and alone, so that the constraint decides its build before anything else asks for it.
-$(STAMP): pyproject.toml constraints.txt ptychodus_plugins/reconstructor_entry_points.py
+$(STAMP): pyproject.toml constraints.txt ptychopinn_torch_plugin/__init__.py ptychodus_plugins/reconstructor_entry_points.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

@@ -133,9 +133,9 @@ def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
             return other_pages()
         return settings_table(match[2]) if match[1] == 'settings' else reference(match[2])
 
-    source[0] = _PLACEHOLDER.sub(text_of, text)
+    source[0] = _PLACEHOLDER.sub(text_of, text).replace('{VERSION}', f'{{{release}}}')
 
 
 def setup(app: Sphinx) -> None:
-    """Have tables of settings and lists of modules and pages written from what is there."""
+    """Have tables of settings, lists of modules and pages, and the version written from what is there."""
     app.connect('source-read', _fill_in)

@@ -85,7 +85,10 @@ def version_here() -> str:
 def test_one_version_everywhere() -> None:
     assert version('ptychopinn_torch_plugin') == version_here()
     assert '\nversion:' not in (ROOT / 'CITATION.cff').read_text(), 'the version is in __init__.py only'
-    assert f'\n## {version_here()}\n' in (ROOT / 'CHANGELOG.md').read_text()
+    newest = re.findall(r'^## (\d\S*)(.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)[0]
+    assert newest[0] == version_here()
+    assert re.fullmatch(r' - \d{4}-\d{2}-\d{2}', newest[1]), 'the day of the release stands beside it'
+    assert f'## To {version_here()}' in (ROOT / 'docs' / 'upgrading.md').read_text()
 
 
 def test_dependencies_are_ranges_and_pins_are_constraints(project: dict[str, Any]) -> None:
