@@ -78,14 +78,16 @@ reliability: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak
 
-# The time of the last commit in every archive: the same sources give the same bytes.
-wheel: $(STAMP)
-	$(BIN)/python -m pip install --quiet twine
+# An environment of its own: neither torch nor the package is needed to build. The time of the last commit stands in every
+# archive, so that the same sources give the same bytes.
+wheel:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet build hatchling twine
 	rm -rf dist build/again
 	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); for folder in dist build/again; do \
-	  $(BIN)/python -m build --no-isolation --outdir $$folder || exit 1; done
+	  build/tools/bin/python -m build --no-isolation --outdir $$folder || exit 1; done
 	for file in dist/*; do cmp $$file build/again/$${file##*/} || exit 1; done
-	$(BIN)/python -m twine check --strict dist/*
+	build/tools/bin/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist demo docs/auto_tutorials docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
