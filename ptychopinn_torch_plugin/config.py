@@ -408,8 +408,9 @@ class ExecutionConfig(_Frozen):
     report_folder: str = setting(
         '',
         'Report folder',
-        'Folder for the reports of reconstructions in the window; the log names each file. Empty is the folder '
-        '"reports" of this package in your application data, which keeps the newest 100.',
+        'Folder for the reports of reconstructions in the window, with numbers, maps and a plot of the metrics beside '
+        'them; the log names each file. Empty is the folder "reports" of this package in your application data, which '
+        'keeps the newest 100.',
     )
 
 

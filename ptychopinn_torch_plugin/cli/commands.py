@@ -18,8 +18,8 @@ from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
+from ..metrics.run import RunKind
 from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
-from ..report.run import RunKind
 from ..storage.model_file import MODEL_FILE, read_model_header
 from ..storage.training_output import RESUME_FILE
 from .codes import ExitCode
@@ -204,11 +204,11 @@ def _write_result_of(
             status.begin('writing')
             write_reconstruction(output, loaded, result)
             pixel_m = loaded.geometry.object_pixel_m
-            has_metrics = write_metrics(output.parent, result, pixel_m)
             described = Run(
                 kind, loaded.scan, config, started, seconds, pixel_m, tuple(warnings), model_file, output,
                 is_stopped=ended_by is not None,
             )  # fmt: skip
+            has_metrics = write_metrics(output.parent, result, pixel_m, described)
             has_report = config.execution.report and write_report(report, result, described)
             status.finish(context.written.paths(), is_stopped=ended_by is not None)
             document = {

@@ -5,9 +5,9 @@ Importing this package imports neither torch nor Ptychodus nor matplotlib nor Ji
 
 from __future__ import annotations
 
+from ..metrics.run import Run
 from .compare import read_report, write_comparison
-from .output import REPORT_FILE, collected_warnings, report_path, write_report
-from .run import Run
+from .output import REPORT_FILE, collected_warnings, metrics_folder, report_path, write_report
 from .status import STATUS_FILE, StatusFile
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     'Run',
     'StatusFile',
     'collected_warnings',
+    'metrics_folder',
     'read_report',
     'report_path',
     'write_comparison',

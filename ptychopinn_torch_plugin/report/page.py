@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics.plots import bounding_box, limits_of
+from ..metrics.plots import cropped, limits_of
+from ..metrics.run import LOSSES, TITLES, Run, duration, mode_shares
 from ..metrics.verdict import fit_in_words, light_of
 from ..types import Reconstruction, ReconstructionMetrics
-from .facts import Facts, duration, facts_of, length, metres, mode_shares, when
+from .facts import Facts, facts_of, length, metres, when
 from .images import MapImage, draw_map
 from .plots import plot_frc, plot_losses, plot_positions
-from .run import TITLES, Run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -116,13 +116,13 @@ def _object_maps(reconstruction: Reconstruction, run: Run) -> list[MapImage]:
     low, high = limits_of(phase[lit], False)
     is_narrow = high - low < np.pi
     phase_map = draw_map(
-        'phase', 'Phase [rad]', _cropped(np.where(covered, phase, np.nan), covered),
+        'phase', 'Phase [rad]', cropped(np.where(covered, phase, np.nan), covered),
         'gray' if is_narrow else 'twilight', (low, high) if is_narrow else (-np.pi, np.pi),
         labels=None if is_narrow else ('-π', 'π'), pixel=_pixel(run),
         note='The mean phase is zero.' if is_narrow else 'Both ends of the colours are one phase. The mean is zero.',
     )  # fmt: skip
     amplitude_map = draw_map(
-        'amplitude', 'Amplitude', _cropped(np.where(covered, amplitude, np.nan), covered), 'gray',
+        'amplitude', 'Amplitude', cropped(np.where(covered, amplitude, np.nan), covered), 'gray',
         limits_of(amplitude[lit], False), pixel=_pixel(run),
     )  # fmt: skip
     return [amplitude_map, phase_map]
@@ -166,7 +166,7 @@ def _quality_maps(metrics: ReconstructionMetrics, run: Run) -> list[MapImage]:
         ('object-residual', 'R-factor on the object', metrics.object_r_map, 'magma', True,
          'Where the patterns that a pixel contributed to are not explained.'),
     ):  # fmt: skip
-        shown = _cropped(np.where(covered, image, np.nan), covered)
+        shown = cropped(np.where(covered, image, np.nan), covered)
         found.append(
             draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=_pixel(run), note=note)  # type: ignore[arg-type] # names of the table above
         )
@@ -184,10 +184,9 @@ def _quality_maps(metrics: ReconstructionMetrics, run: Run) -> list[MapImage]:
 def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:
     found = [Curve('positions', 'Positions', plot_positions(reconstruction, run), 'Without their common shift.')]
     if reconstruction.losses:
-        of = 'of the refinement' if run.kind == 'refine' else 'of the training of the model'
         found.append(
             Curve(
-                'losses', f'Losses {of}', plot_losses(reconstruction),
+                'losses', LOSSES[run.kind].capitalize(), plot_losses(reconstruction.losses),
                 'At 1 (dotted), photon noise is the only difference where counts are many; where they are few, the '
                 'loss is below 1. The misfit above is the comparable number.',
             )
@@ -200,11 +199,6 @@ def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:
 
 def _pixel(run: Run) -> tuple[float, str]:
     return (1.0, 'px') if run.pixel_m is None else (run.pixel_m[1], 'm')
-
-
-def _cropped(array: Real, covered: npt.NDArray[np.bool_]) -> Real:
-    rows, columns = bounding_box(covered)
-    return array[rows[0] : rows[1], columns[0] : columns[1]]
 
 
 def _well_lit(reconstruction: Reconstruction) -> npt.NDArray[np.bool_]:

@@ -39,6 +39,8 @@ from .messages import Accepted, Failed, Finished, Idle, LogRecord
 from .observer import ChannelObserver
 from .signals import set_handlers
 
+logger = logging.getLogger(__name__)
+
 STDERR_NAME = 'stderr.txt'
 """File in the job's folder that the error output of the worker goes to, that of native code included."""
 
@@ -203,20 +205,13 @@ def _reconstruct(job: Job, observer: Observer) -> list[Path]:
 
             result = reconstruct(scan, load_model(_required(job.model_file, 'model file')), job.config, observer)
     write_result(job.folder, result)
-    files: list[Path] = []
-    if job.output_folder is not None:
-        from ..metrics.output import metrics_files, write_metrics
-
-        if write_metrics(job.output_folder, result, job.pixel_m):
-            files += metrics_files(job.output_folder)
     is_stopped = observer.should_stop()
-    # After Stop in the window, the host drops the result and waits for this process to end.
-    if job.config.execution.report and not (is_stopped and job.output_folder is None):
-        files += _write_report(job, scan, result, (started, time.monotonic() - begun), tuple(lines), is_stopped)
-    return files
+    if is_stopped and job.output_folder is None:
+        return []  # after Stop in the window, the host drops the result and waits for this process to end
+    return _describe_result(job, scan, result, (started, time.monotonic() - begun), tuple(lines), is_stopped)
 
 
-def _write_report(
+def _describe_result(
     job: Job,
     scan: RawScan,
     result: Reconstruction,
@@ -224,8 +219,9 @@ def _write_report(
     lines: tuple[str, ...],
     is_stopped: bool,
 ) -> list[Path]:
-    """Write the report beside the product, or into the report folder; return the file, if it is written."""
-    from ..report import REPORT_FILE, Run, report_path, write_report
+    """Write metrics and report beside the product, or into the report folder; return the files that are written."""
+    from ..metrics.output import metrics_files, write_metrics
+    from ..report import REPORT_FILE, Run, metrics_folder, report_path, write_report
 
     started, seconds = time_and_duration
     kind: Literal['reconstruct', 'refine'] = 'refine' if job.kind == 'refine' else 'reconstruct'
@@ -233,11 +229,22 @@ def _write_report(
         kind, scan, job.config, started, seconds, job.pixel_m, lines, job.model_file, job.output_folder,
         is_stopped=is_stopped,
     )  # fmt: skip
-    if job.output_folder is None:
-        path = report_path(job.config.execution.report_folder, scan.name, started)
-    else:
-        path = job.output_folder / REPORT_FILE
-    return [path] if write_report(path, result, run) else []
+    report: Path | None = None
+    if job.config.execution.report:
+        report = (
+            report_path(job.config.execution.report_folder, scan.name, started)
+            if job.output_folder is None
+            else job.output_folder / REPORT_FILE
+        )
+    files: list[Path] = []
+    folder = metrics_folder(report) if job.output_folder is None and report is not None else job.output_folder
+    if folder is not None and write_metrics(folder, result, job.pixel_m, run):
+        files += metrics_files(folder)
+        if job.output_folder is None:
+            logger.info('The numbers, maps and the plot of the metrics are in %s.', files[0].parent)
+    if report is not None and write_report(report, result, run):
+        files.append(report)
+    return files
 
 
 def _required(path: Path | None, what: str) -> Path:

@@ -19,18 +19,21 @@ import pytest
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.errors import InputError
+from ptychopinn_torch_plugin.metrics.output import metrics_files
+from ptychopinn_torch_plugin.metrics.run import duration
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.report import (
     Run,
     StatusFile,
     collected_warnings,
+    metrics_folder,
     output,
     read_report,
     report_path,
     write_comparison,
     write_report,
 )
-from ptychopinn_torch_plugin.report.facts import duration, facts_of, metres
+from ptychopinn_torch_plugin.report.facts import facts_of, metres
 from ptychopinn_torch_plugin.report.images import draw_map
 from ptychopinn_torch_plugin.report.notebook import plot
 from ptychopinn_torch_plugin.types import Credibility, Reconstruction
@@ -188,7 +191,12 @@ def test_the_folder_of_the_user_keeps_the_newest_reports(tmp_path: Path, monkeyp
         path = report_path('', 'a/b: ü', started.replace(second=second))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    kept = sorted(file.name for file in path.parent.iterdir())
+        for file in metrics_files(metrics_folder(path)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    folders = sorted(folder.name for folder in path.parent.iterdir() if folder.is_dir())
+    assert folders == [f'2026-11-25_03000{second}_a-b-ü' for second in (2, 3, 4)]
+    kept = sorted(file.name for file in path.parent.glob('*.html'))
     assert kept == [f'2026-11-25_03000{second}_a-b-ü.html' for second in (2, 3, 4)]
     assert report_path(str(tmp_path / 'mine'), '..', started) == tmp_path / 'mine' / '2026-11-25_030000_scan.html'
 
