@@ -69,15 +69,13 @@ def test_numbers_maps_and_plot(
 
 def test_the_plot_shows_the_run(refined: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scan, date, settings, probe, movement of the positions and losses are in it; what is not covered is no data."""
-    figures = []
-    make = plots.new_figure
-    monkeypatch.setattr(plots, 'new_figure', lambda *size: figures.append(make(*size)) or figures[-1])
+    figure = plots.new_figure(18.0, 13.2)
+    monkeypatch.setattr(plots, 'new_figure', lambda *_: figure)
     scan = replace(make_scan(rows=4, margin=3)[0], name='$star$')
     config = parse_config({'refinement': {'refine_epochs': 4}})
     run = Run('refine', scan, config, datetime(2026, 11, 25, 3, 0, tzinfo=UTC), 83.0)
     moved = replace(refined, positions=scan.positions + np.array([[0.0, 2.0], [0.0, -2.0]])[np.arange(scan.size) % 2])
     content = plots.draw_metrics(moved, metrics_of(refined), (2e-8, 2e-8), run)
-    (figure,) = figures
     words = figure.get_suptitle() + figure.get_supxlabel()
     for word in ('star', 'Refinement without a model', '25 November 2026, 03:00', '1 min 23 s', 'refine_epochs = 4'):
         assert word in words
