@@ -20,11 +20,12 @@ from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
 from ..metrics.run import RunKind
 from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
+from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, read_model_header
 from ..storage.training_output import RESUME_FILE
 from .codes import ExitCode
 from .context import CommandContext
-from .headers import describe
+from .headers import describe, probe_of
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
 from .outputs import refuse_unwritable, resolve_output, write_reconstruction
 from .result import CommandResult, table
@@ -134,7 +135,16 @@ def convert(parsed: argparse.Namespace, context: CommandContext) -> CommandResul
 def info(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Print the header of a model, a scan or a product, without torch and without reading patterns."""
     document, text = describe(parsed.path)
-    return CommandResult(document, text)
+    if parsed.probe is None:
+        return CommandResult(document, text)
+    from ..metrics.plots import draw_probe
+
+    refuse_unwritable(parsed.probe)
+    context.written.watch(parsed.probe)
+    write_atomically(parsed.probe, draw_probe(*probe_of(parsed.path)))
+    return CommandResult(
+        document | {'probe_picture': parsed.probe}, f'{text}\nThe picture of the probe is {parsed.probe}.'
+    )
 
 
 def doctor(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:

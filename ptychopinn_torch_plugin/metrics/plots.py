@@ -85,7 +85,7 @@ def draw_metrics(
     pixel = (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
     probe = axes[1]
     draw_modes(probe[0], reconstruction.probe, 'probe after', pixel)
-    _draw_probe_phase(probe[1], reconstruction.probe[0], pixel)
+    _draw_probe_phase(probe[1], reconstruction.probe[0], 'probe after: phase of mode 1 [rad]', pixel)
     if run is None:
         probe[2].set_axis_off()
     else:
@@ -103,6 +103,27 @@ def draw_metrics(
         draw_frc(curve, metrics.frc, pixel_m)
     if run is not None:
         figure.supxlabel(_settings_in_words(run.config), fontsize=8, linespacing=1.4)
+    return _png(figure)
+
+
+def draw_probe(probe: npt.NDArray[np.complexfloating], pixel_m: tuple[float, float] | None = None) -> bytes:
+    """Draw the amplitudes of the probe modes ``(M, H, W)``, and the phase of the first one.
+
+    Returns:
+        The content of a PNG file.
+
+    Raises:
+        ImportError: matplotlib is not installed or does not work here.
+    """
+    figure = new_figure(9.0, 4.2)
+    axes = figure.subplots(1, 2)
+    pixel = (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
+    draw_modes(axes[0], probe, 'probe', pixel)
+    _draw_probe_phase(axes[1], probe[0], 'phase of mode 1 [rad]', pixel)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, dpi=_DPI, format='png')
     return stream.getvalue()
@@ -201,12 +222,13 @@ def draw_modes(
 def _draw_probe_phase(
     axis: Any,  # noqa: ANN401
     mode: npt.NDArray[np.complexfloating],
+    title: str,
     pixel: tuple[float, str],
 ) -> None:
     amplitude = np.abs(mode)
     phase = np.where(amplitude > _ILLUMINATED * amplitude.max(), np.angle(mode), np.nan)
     _draw(axis, phase, (-np.pi, np.pi), 'twilight')
-    axis.set(title='probe after: phase of mode 1 [rad]')
+    axis.set(title=title)
     _draw_bar(axis, phase.shape[1], pixel)
 
 
