@@ -403,7 +403,8 @@ class ExecutionConfig(_Frozen):
     report: bool = setting(
         True,
         'Report',
-        'Write a report (HTML) of every reconstruction: beside the product or, in the window, into the report folder.',
+        'Write a report (HTML) of every run: beside the product or the model; that of a reconstruction in the window '
+        'into the report folder.',
     )
     report_folder: str = setting(
         '',

@@ -19,7 +19,17 @@ from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
 from ..metrics.run import RunKind
-from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
+from ..report import (
+    REPORT_FILE,
+    STATUS_FILE,
+    TRAINING_REPORT_FILE,
+    Run,
+    StatusFile,
+    TrainingRun,
+    collected_warnings,
+    write_report,
+    write_training_report,
+)
 from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, read_model_header
 from ..storage.training_output import RESUME_FILE
@@ -53,32 +63,41 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
     refuse_unwritable(parsed.output / MODEL_FILE)
-    scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
-    context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))
-    start = time.perf_counter()
-    with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
-        status.begin('training')
-        with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
-            model = train_model(scans, config, parsed.output, status.observer(observer))
-        status.finish(context.written.paths(), is_stopped=signals.received is not None)
-        ended_by, code = signals.received, signals.exit_code
-        header = read_model_header(model)
-        last = header.losses[-1] if header.losses else None
-        document = {
-            'model': model,
-            'scans': header.scans,
-            'epochs': len(header.losses),
-            'training_loss': last and last.training,
-            'validation_loss': last and last.validation,
-            'seconds': round(time.perf_counter() - start, 3),
-            'interrupted_by': ended_by,
-        }
-        text = f'The model is {model}.'
-        if ended_by:
-            text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
-            if parsed.output.joinpath(RESUME_FILE).is_file():
-                text += ' The same command continues from there.'
-        return CommandResult(document, text, code)
+    report = parsed.output / TRAINING_REPORT_FILE
+    with collected_warnings() as warnings:
+        scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
+        context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)), report)
+        started, start = datetime.now(UTC).astimezone(), time.perf_counter()
+        with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
+            status.begin('training')
+            with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
+                model = train_model(scans, config, parsed.output, status.observer(observer))
+            ended_by, code = signals.received, signals.exit_code
+            seconds = round(time.perf_counter() - start, 3)
+            status.begin('writing')
+            described = TrainingRun(
+                scans, config, started, seconds, model, tuple(warnings), is_stopped=ended_by is not None
+            )  # fmt: skip
+            has_report = config.execution.report and write_training_report(report, described)
+            status.finish(context.written.paths(), is_stopped=ended_by is not None)
+            header = read_model_header(model)
+            last = header.losses[-1] if header.losses else None
+            document = {
+                'model': model,
+                'scans': header.scans,
+                'epochs': len(header.losses),
+                'training_loss': last and last.training,
+                'validation_loss': last and last.validation,
+                'seconds': seconds,
+                'interrupted_by': ended_by,
+                'report': report if has_report else None,
+            }
+            text = f'The model is {model}.'
+            if ended_by:
+                text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
+                if parsed.output.joinpath(RESUME_FILE).is_file():
+                    text += ' The same command continues from there.'
+            return CommandResult(document, text, code)
 
 
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:

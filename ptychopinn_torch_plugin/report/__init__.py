@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from ..metrics.run import Run
 from .compare import read_report, write_comparison
-from .output import REPORT_FILE, collected_warnings, metrics_folder, report_path, write_report
+from .output import (
+    REPORT_FILE,
+    TRAINING_REPORT_FILE,
+    collected_warnings,
+    metrics_folder,
+    report_path,
+    write_report,
+    write_training_report,
+)
 from .status import STATUS_FILE, StatusFile
+from .training import TrainingRun
 
 __all__ = [
     'REPORT_FILE',
     'STATUS_FILE',
+    'TRAINING_REPORT_FILE',
     'Run',
     'StatusFile',
+    'TrainingRun',
     'collected_warnings',
     'metrics_folder',
     'read_report',
     'report_path',
     'write_comparison',
     'write_report',
+    'write_training_report',
 ]

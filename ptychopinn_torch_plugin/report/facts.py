@@ -48,9 +48,14 @@ def facts_of(reconstruction: Reconstruction, run: Run) -> Facts:
         'model': None if run.model_file is None else str(run.model_file),
         'output': None if run.output is None else str(run.output),
         'warnings': list(run.warnings),
-        'versions': {**package_versions(), 'python': platform.python_version(), 'system': platform.system()},
+        'versions': versions(),
     }
     return facts | {'advice': advice(facts, run.config)}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of packages, Python and operating system that a report lists."""
+    return {**package_versions(), 'python': platform.python_version(), 'system': platform.system()}
 
 
 def when(facts: Facts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +17,11 @@ from ..metrics.run import Run
 from ..storage.atomic import write_atomically
 from ..types import Reconstruction
 from .page import render_report
+from .training import TrainingRun, render_training
 
 REPORT_FILE: Final = 'report.html'
+TRAINING_REPORT_FILE: Final = 'training.html'
+"""The report of a training has a name of its own: product and model may be in one folder."""
 MAX_REPORTS: Final = 100
 """Reports that are kept in the default folder of the user; the oldest are removed, with their metrics."""
 
@@ -39,8 +42,17 @@ def write_report(path: Path, reconstruction: Reconstruction, run: Run) -> bool:
     Returns:
         Whether it is written; if not, a warning in the log says why.
     """
+    return _write(path, lambda: render_report(reconstruction, run))
+
+
+def write_training_report(path: Path, run: TrainingRun) -> bool:
+    """Write the report of a training, as :func:`write_report` does."""
+    return _write(path, lambda: render_training(run))
+
+
+def _write(path: Path, render: Callable[[], str]) -> bool:
     try:
-        write_atomically(path, render_report(reconstruction, run).encode())
+        write_atomically(path, render().encode())
     except ImportError as error:
         logger.warning('There is no report. %s', missing(error))
     except (OutputError, MemoryError) as error:

@@ -178,14 +178,25 @@ def _run(job: Job, channel_observer: ChannelObserver) -> None:
     with StatusFile(status_file, job.kind) as status:
         status.begin('training' if job.kind == 'train' else 'reconstructing')
         observer = status.observer(channel_observer)
-        if job.kind == 'train':
-            from ..training.run import train
-
-            model = train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
-            files = [model]
-        else:
-            files = _reconstruct(job, observer)
+        files = _train(job, observer) if job.kind == 'train' else _reconstruct(job, observer)
         status.finish(files, is_stopped=observer.should_stop())
+
+
+def _train(job: Job, observer: Observer) -> list[Path]:
+    """Train, and return the files that were written: the model, and its report beside it."""
+    from ..report import TRAINING_REPORT_FILE, TrainingRun, collected_warnings, write_training_report
+    from ..training.run import train
+
+    started, begun = datetime.now(UTC).astimezone(), time.monotonic()
+    scans, folder = read_scans(job.folder), _required(job.output_folder, 'output folder')
+    with collected_warnings() as lines:
+        model = train(scans, job.config, folder, observer)
+    report = folder / TRAINING_REPORT_FILE
+    run = TrainingRun(
+        scans, job.config, started, time.monotonic() - begun, model, tuple(lines), is_stopped=observer.should_stop()
+    )
+    has_report = job.config.execution.report and write_training_report(report, run)
+    return [model, report] if has_report else [model]
 
 
 def _reconstruct(job: Job, observer: Observer) -> list[Path]:
