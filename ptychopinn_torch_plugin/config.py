@@ -403,13 +403,15 @@ class ExecutionConfig(_Frozen):
     report: bool = setting(
         True,
         'Report',
-        'Write a report (HTML) of every reconstruction: beside the product or, in the window, into the report folder.',
+        'Write a report (HTML) of every run: beside the product or the model; that of a reconstruction in the window '
+        'into the report folder.',
     )
     report_folder: str = setting(
         '',
         'Report folder',
-        'Folder for the reports of reconstructions in the window; the log names each file. Empty is the folder '
-        '"reports" of this package in your application data, which keeps the newest 100.',
+        'Folder for the reports of reconstructions in the window, with numbers, maps and a plot of the metrics beside '
+        'them; the log names each file. Empty is the folder "reports" of this package in your application data, which '
+        'keeps the newest 100.',
     )
 
 

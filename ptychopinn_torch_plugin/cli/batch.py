@@ -25,9 +25,9 @@ from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 from ..errors import ConfigurationError, InputError, MissingDependencyError, OutputError, PtychoPINNError
 from ..metrics import write_metrics
 from ..metrics.output import numbers
+from ..metrics.run import RunKind
 from ..observer import SilentObserver
 from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
-from ..report.run import RunKind
 from ..storage.atomic import write_atomically
 from ..storage.folder_lock import locked
 from .codes import ExitCode
@@ -336,11 +336,11 @@ def _result_of(scan: BatchScan, recipe: Recipe, parsed: argparse.Namespace, obse
         seconds = time.perf_counter() - start
         write_reconstruction(output, loaded, result)
         pixel_m = loaded.geometry.object_pixel_m
-        write_metrics(scan.folder, result, pixel_m)
-    kind: RunKind = 'refine' if recipe.model_file is None else 'reconstruct'
-    described = Run(
-        kind, loaded.scan, recipe.config, started, seconds, pixel_m, tuple(warnings), recipe.model_file, output
-    )  # fmt: skip
+        kind: RunKind = 'refine' if recipe.model_file is None else 'reconstruct'
+        described = Run(
+            kind, loaded.scan, recipe.config, started, seconds, pixel_m, tuple(warnings), recipe.model_file, output
+        )  # fmt: skip
+        write_metrics(scan.folder, result, pixel_m, described)
     report = scan.folder / REPORT_FILE
     has_report = recipe.config.execution.report and write_report(report, result, described)
     return {

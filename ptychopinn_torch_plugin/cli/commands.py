@@ -18,13 +18,24 @@ from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
-from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
-from ..report.run import RunKind
+from ..metrics.run import RunKind
+from ..report import (
+    REPORT_FILE,
+    STATUS_FILE,
+    TRAINING_REPORT_FILE,
+    Run,
+    StatusFile,
+    TrainingRun,
+    collected_warnings,
+    write_report,
+    write_training_report,
+)
+from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, read_model_header
 from ..storage.training_output import RESUME_FILE
 from .codes import ExitCode
 from .context import CommandContext
-from .headers import describe
+from .headers import describe, probe_of
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
 from .outputs import refuse_unwritable, resolve_output, write_reconstruction
 from .result import CommandResult, table
@@ -52,32 +63,41 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
     refuse_unwritable(parsed.output / MODEL_FILE)
-    scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
-    context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))
-    start = time.perf_counter()
-    with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
-        status.begin('training')
-        with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
-            model = train_model(scans, config, parsed.output, status.observer(observer))
-        status.finish(context.written.paths(), is_stopped=signals.received is not None)
-        ended_by, code = signals.received, signals.exit_code
-        header = read_model_header(model)
-        last = header.losses[-1] if header.losses else None
-        document = {
-            'model': model,
-            'scans': header.scans,
-            'epochs': len(header.losses),
-            'training_loss': last and last.training,
-            'validation_loss': last and last.validation,
-            'seconds': round(time.perf_counter() - start, 3),
-            'interrupted_by': ended_by,
-        }
-        text = f'The model is {model}.'
-        if ended_by:
-            text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
-            if parsed.output.joinpath(RESUME_FILE).is_file():
-                text += ' The same command continues from there.'
-        return CommandResult(document, text, code)
+    report = parsed.output / TRAINING_REPORT_FILE
+    with collected_warnings() as warnings:
+        scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
+        context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)), report)
+        started, start = datetime.now(UTC).astimezone(), time.perf_counter()
+        with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
+            status.begin('training')
+            with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
+                model = train_model(scans, config, parsed.output, status.observer(observer))
+            ended_by, code = signals.received, signals.exit_code
+            seconds = round(time.perf_counter() - start, 3)
+            status.begin('writing')
+            described = TrainingRun(
+                scans, config, started, seconds, model, tuple(warnings), is_stopped=ended_by is not None
+            )  # fmt: skip
+            has_report = config.execution.report and write_training_report(report, described)
+            status.finish(context.written.paths(), is_stopped=ended_by is not None)
+            header = read_model_header(model)
+            last = header.losses[-1] if header.losses else None
+            document = {
+                'model': model,
+                'scans': header.scans,
+                'epochs': len(header.losses),
+                'training_loss': last and last.training,
+                'validation_loss': last and last.validation,
+                'seconds': seconds,
+                'interrupted_by': ended_by,
+                'report': report if has_report else None,
+            }
+            text = f'The model is {model}.'
+            if ended_by:
+                text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
+                if parsed.output.joinpath(RESUME_FILE).is_file():
+                    text += ' The same command continues from there.'
+            return CommandResult(document, text, code)
 
 
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
@@ -134,7 +154,16 @@ def convert(parsed: argparse.Namespace, context: CommandContext) -> CommandResul
 def info(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
     """Print the header of a model, a scan or a product, without torch and without reading patterns."""
     document, text = describe(parsed.path)
-    return CommandResult(document, text)
+    if parsed.probe is None:
+        return CommandResult(document, text)
+    from ..metrics.plots import draw_probe
+
+    refuse_unwritable(parsed.probe)
+    context.written.watch(parsed.probe)
+    write_atomically(parsed.probe, draw_probe(*probe_of(parsed.path)))
+    return CommandResult(
+        document | {'probe_picture': parsed.probe}, f'{text}\nThe picture of the probe is {parsed.probe}.'
+    )
 
 
 def doctor(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
@@ -204,11 +233,11 @@ def _write_result_of(
             status.begin('writing')
             write_reconstruction(output, loaded, result)
             pixel_m = loaded.geometry.object_pixel_m
-            has_metrics = write_metrics(output.parent, result, pixel_m)
             described = Run(
                 kind, loaded.scan, config, started, seconds, pixel_m, tuple(warnings), model_file, output,
                 is_stopped=ended_by is not None,
             )  # fmt: skip
+            has_metrics = write_metrics(output.parent, result, pixel_m, described)
             has_report = config.execution.report and write_report(report, result, described)
             status.finish(context.written.paths(), is_stopped=ended_by is not None)
             document = {

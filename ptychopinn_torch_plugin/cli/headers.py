@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.io.archive import read_arrays, read_headers
 from ..data.io.conversion import read_npz_geometry
 from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_diffraction_header, read_product
 from ..errors import InputError, ModelFileError
-from ..storage.model_file import MODEL_SUFFIX, ModelHeader, read_model_header
+from ..storage.model_facts import read_facts
+from ..storage.model_file import MODEL_SUFFIX
 from .inputs import HELP, NPZ_SUFFIX, PRODUCT_SUFFIXES, find_scans, is_workflow_folder
 from .result import table
 
@@ -22,6 +24,8 @@ Document = dict[str, Any]
 
 _UNITS: Final = {
     'photons_per_frame': 'photons_per_frame [photons]',
+    'best_training_loss': 'best_training_loss [deviance per pixel]',
+    'best_validation_loss': 'best_validation_loss [deviance per pixel]',
     'probe_photons': 'probe_photons [photons]',
     'training_loss': 'training_loss [deviance per pixel]',
     'validation_loss': 'validation_loss [deviance per pixel]',
@@ -32,6 +36,9 @@ _UNITS: Final = {
     'detector_distance_m': 'detector_distance [m]',
 }
 """Names with units, for people; the JSON document keeps the keys."""
+_TEXT_ROWS: Final = 20
+_SHADES: Final = ' .:-=+*#%@'
+"""Characters of the text picture, from dark to bright."""
 _SMALL_NPZ_KEYS: Final = ('bad_pixels', 'diff3d_quantity')
 
 
@@ -57,7 +64,10 @@ def describe(path: Path) -> tuple[Document, str]:
         several: Document = {'kind': 'scans', 'path': path, 'scans': [document for document, _ in found]}
         return several, '\n\n'.join(text for _, text in found)
     document = Document(path=path) | _describer(path)(path)
-    return document, table(_rows(document))
+    text = table(_rows(document))
+    if document['kind'] == 'model':
+        text += f'\n\nProbe, mode 1, amplitude:\n{_text_picture(read_facts(path).probe)}'
+    return document, text
 
 
 def _describer(path: Path) -> Callable[[Path], Document]:
@@ -75,25 +85,63 @@ def _describer(path: Path) -> Callable[[Path], Document]:
 
 
 def _model(path: Path) -> Document:
-    header = read_model_header(path)
+    facts = read_facts(path)
+    header, best = facts.header, facts.header.best
     last = header.losses[-1] if header.losses else None
     return {
         'kind': 'model',
+        'name': f'{path.absolute().parent.name}/{path.name}',
         'written_at': datetime.fromtimestamp(path.stat().st_mtime, UTC).astimezone().isoformat(timespec='seconds'),
         'backend': header.backend,
         'format_version': header.format_version,
         'model_type': header.config.model.model_type,
         'generator': header.config.model.generator,
+        'steps': header.config.model.steps,
+        'width': header.config.model.width,
         'scans': list(header.scans),
+        'pattern_shape': list(facts.probe.shape[1:]),
+        'object_pixel_m': header.object_pixel_m and list(header.object_pixel_m),
+        'photons_per_frame': header.photons_per_frame,
+        'probe_modes': len(facts.probe),
         'epochs': len(header.losses),
-        'best_epoch': _best_epoch(header),
+        'best_epoch': best and best.epoch,
+        'best_training_loss': best and best.training,
+        'best_validation_loss': best and best.validation,
         'training_loss': last and last.training,
         'validation_loss': last and last.validation,
-        'photons_per_frame': header.photons_per_frame,
         'versions': header.versions,
         'config': header.config.model_dump(mode='json'),
         'history': [asdict(record) for record in header.losses],
     }
+
+
+def probe_of(path: Path) -> tuple[npt.NDArray[np.complexfloating], tuple[float, float] | None]:
+    """Return the probe ``(M, H, W)`` of a model file, a product or a workflow folder, and the pixel size in metres.
+
+    Raises:
+        InputError: the file holds no probe, or is damaged.
+        ModelFileError: the model file cannot be used.
+    """
+    if path.suffix == MODEL_SUFFIX and path.is_file():
+        facts = read_facts(path)
+        return facts.probe, facts.header.object_pixel_m
+    product_file = path / PRODUCT_FILE if is_workflow_folder(path) else path
+    if product_file.suffix not in PRODUCT_SUFFIXES or product_file.name == DIFFRACTION_FILE:
+        raise InputError(f'{path} holds no probe to draw: give a model file, a product, or a workflow folder.')
+    product = read_product(product_file)
+    pixel = product.probes.get_pixel_geometry()
+    return product.probes.get_probe_no_opr().get_array(), (float(pixel.height_m), float(pixel.width_m))
+
+
+def _text_picture(probe: npt.NDArray[np.complexfloating]) -> str:
+    """Return the amplitude of the first mode as text: a thumbnail for terminals, whose characters are twice as high."""
+    amplitude = np.abs(probe[0])
+    rows, columns = (np.linspace(0, side - 1, count).round().astype(int) for side, count in zip(
+        amplitude.shape, (_TEXT_ROWS, 2 * _TEXT_ROWS), strict=True
+    ))  # fmt: skip
+    scaled = amplitude[np.ix_(rows, columns)] / max(float(amplitude.max()), 1e-30)
+    index = np.minimum((scaled * len(_SHADES)).astype(int), len(_SHADES) - 1)
+    return '\n'.join(''.join(_SHADES[value] for value in row).rstrip() for row in index)
 
 
 def find_models(path: Path) -> list[Path]:
@@ -105,7 +153,19 @@ def _compare_models(path: Path, models: list[Path]) -> tuple[Document, str]:
     """Return the headers of several models, and a table that compares them; a file that is none has its reason."""
     documents: list[Document] = []
     rows: list[tuple[str, ...]] = [
-        ('model', 'written', 'kind', 'generator', 'scans', 'epochs', 'best', 'validation loss', 'photons')
+        (
+            'model',
+            'written',
+            'kind',
+            'generator',
+            'scans',
+            'pattern',
+            'pixel [nm]',
+            'photons',
+            'epochs',
+            'best',
+            'validation loss',
+        )
     ]
     for file in models:
         name = file.relative_to(path).as_posix()
@@ -113,15 +173,17 @@ def _compare_models(path: Path, models: list[Path]) -> tuple[Document, str]:
             document = Document(path=file) | _model(file)
         except ModelFileError as error:
             documents.append({'kind': 'model', 'path': file, 'error': str(error)})
-            rows.append((name, f'cannot be used: {error}', *[''] * 7))
+            rows.append((name, f'cannot be used: {error}', *[''] * 9))
             continue
         documents.append(document)
-        loss = document['validation_loss']
+        loss, pixel_m = document['best_validation_loss'], document['object_pixel_m']
         rows.append(
             (
                 name, document['written_at'][:16].replace('T', ' '), document['model_type'], document['generator'],
-                ', '.join(document['scans']), str(document['epochs']), str(document['best_epoch']),
-                'none' if loss is None else f'{loss:.4g}', f'{document["photons_per_frame"]:.3g}',
+                ', '.join(document['scans']), ' x '.join(map(str, document['pattern_shape'])),
+                'not known' if pixel_m is None else ' x '.join(f'{side * 1e9:.3g}' for side in pixel_m),
+                f'{document["photons_per_frame"]:.3g}', str(document['epochs']), str(document['best_epoch']),
+                'none' if loss is None else f'{loss:.4g}',
             )
         )  # fmt: skip
     usable = [row for row in rows if row[2]]
@@ -129,19 +191,6 @@ def _compare_models(path: Path, models: list[Path]) -> tuple[Document, str]:
     widths[0] = max(len(row[0]) for row in rows)
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return {'kind': 'models', 'path': path, 'models': documents}, '\n'.join(lines)
-
-
-def _best_epoch(header: ModelHeader) -> int | None:
-    """Return the epoch whose weights the file holds, by the monitored loss; None where no epoch was completed."""
-    by, mode = header.config.execution.checkpoint_monitor, header.config.execution.checkpoint_mode
-    losses = {
-        record.epoch: record.training if by == 'loss' or record.validation is None else record.validation
-        for record in header.losses
-    }
-    if not losses:
-        return None
-    best = min if mode == 'min' else max
-    return best(losses, key=lambda epoch: losses[epoch])
 
 
 def _folder(path: Path) -> Document:

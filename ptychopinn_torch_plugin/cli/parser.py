@@ -33,7 +33,11 @@ EXAMPLES: Final = {
         'convert theirs.npz -o folder --photon-energy-ev 8800 --detector-distance-m 1.92 --detector-pixel-m 75e-6',
         'convert folder -o back.npz',
     ),
-    'info': ('info trained/model.safetensors', 'info scan --json', 'info models'),
+    'info': (
+        'info trained/model.safetensors --probe probe.png',
+        'info scan --json',
+        'info models',
+    ),
     'inspect': ('inspect scan', 'inspect raw.cxi --apply -o corrected'),
     'doctor': ('doctor',),
     'demo': ('demo -o demo',),
@@ -170,6 +174,9 @@ def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
         action.set_defaults(run=run)
     info = actions.add_parser('info', help='print the header of a model, a scan or a product')
     info.add_argument('path', type=Path, help=f'model file, {HELP}, or a folder of several of them')
+    info.add_argument(
+        '--probe', type=Path, metavar='FILE.png', help='also draw the probe of a model or a product into this file'
+    )
     info.set_defaults(run=commands.info)
 
 

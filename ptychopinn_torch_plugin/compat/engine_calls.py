@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +19,7 @@ from ..data.io.output import write_arrays
 from ..dependencies import missing
 from ..errors import ConfigurationError, InputError
 from ..metrics import write_metrics
+from ..metrics.run import Run
 from .bundle import MODEL_NAME, load_inference_bundle_torch, model_of
 from .container import PtychoDataContainerTorch
 from .names import WorkflowConfig
@@ -88,7 +91,10 @@ def reassemble_container(
         from ..engines.pipeline import reconstruct
     model = _chosen_model(models, settings)
     record, groups = container.members(settings.nphotons)
-    reconstruction = reconstruct(record.scan, model, _with_probe_of(container, settings.config))
+    config = _with_probe_of(container, settings.config)
+    started, begun = datetime.now(UTC).astimezone(), time.monotonic()
+    reconstruction = reconstruct(record.scan, model, config)
+    run = Run('reconstruct', record.scan, config, started, time.monotonic() - begun)
     arranged = arranged_patches(reconstruction.object_array, record, groups, how)
     picture = stitch(arranged, how.middle)
     results: Results = {
@@ -111,7 +117,7 @@ def reassemble_container(
         results |= {'network_amp': np.abs(by_network), 'network_phase': np.angle(by_network)}
     if settings.output_dir is not None:
         _write(settings.output_dir / RECONSTRUCTION_FILE, results)
-        write_metrics(settings.output_dir, reconstruction)
+        write_metrics(settings.output_dir, reconstruction, run=run)
     return results['recon_amp'], results['recon_phase'], results
 
 

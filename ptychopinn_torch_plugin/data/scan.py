@@ -29,6 +29,8 @@ MAX_OBJECT_PX = 32768
 """Longest side of an object grid that is made here, because none was given."""
 GRID_BYTES_PER_PX = 32
 """Memory for each pixel of an object grid: guess, result, preview and product, complex64."""
+SAMPLED_PATTERNS = 256
+"""Patterns from which a mean number of photons is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,9 @@ class RawScan:
     empty: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Indices of the patterns without a photon in a good pixel, ``(k,)``, ascending; these are skipped."""
 
+    pixel_m: tuple[float, float] | None = None
+    """Height and width of an object pixel in metres; None where they are not known. Nothing is computed with them."""
+
     @property
     def size(self) -> int:
         """Return the number of scan positions."""
@@ -91,6 +96,11 @@ class RawScan:
         """Return height and width of the object grid in pixels."""
         return int(self.object_guess.shape[0]), int(self.object_guess.shape[1])
 
+    def mean_photons(self) -> float:
+        """Return the mean number of photons of a pattern in good pixels, from at most some 256 patterns."""
+        sample = np.asarray(self.counts[:: max(1, self.size // SAMPLED_PATTERNS)], dtype=np.float64)
+        return float(np.where(self.bad_pixels, 0.0, sample).sum() / len(sample))
+
     def select(self, indices: npt.NDArray[np.integer]) -> RawScan:
         """Return a scan of some of the positions, on the same object grid.
 
@@ -108,6 +118,12 @@ class RawScan:
             positions=self.positions[chosen],
             empty=np.flatnonzero(np.isin(chosen, self.empty)),
         )
+
+    def with_pixel(self, pixel_m: npt.ArrayLike | None) -> RawScan:
+        """Return the scan with the height and width of an object pixel in metres; unknown unless both are positive."""
+        sides = np.ravel(np.asarray(() if pixel_m is None else pixel_m))
+        is_known = sides.shape == (2,) and sides.dtype.kind in 'uif' and bool((np.isfinite(sides) & (sides > 0)).all())
+        return replace(self, pixel_m=(float(sides[0]), float(sides[1])) if is_known else None)
 
     def without_empty(self) -> RawScan:
         """Return the scan without its empty patterns; the scan itself where there is none."""

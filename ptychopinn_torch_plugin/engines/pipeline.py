@@ -29,6 +29,7 @@ from ..metrics.half_scans import with_half_scans
 from ..metrics.residuals import illuminated_pixels, measure
 from ..observer import Observer
 from ..physics.kernels.selection import choose_kernels
+from ..storage.model_facts import ModelFacts, ScanFacts, differences
 from ..storage.model_file import TrainedModel
 from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
 from .devices import select_device, use_threads
@@ -66,6 +67,9 @@ def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Ob
         ReconstructionError: the result is not finite.
         ConfigurationError: more steps were requested than the network of the model can take.
     """
+    facts = ScanFacts(scan.mean_photons(), scan.probe, scan.pixel_m)
+    for sentence in differences(ModelFacts(model.header, model.probe), facts):
+        logger.warning('%s: %s', scan.name, sentence)
     return run_together(partial(_reconstruct_parts, model), scan, config, observer)
 
 

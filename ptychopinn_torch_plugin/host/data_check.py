@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.io.product import scan_from_reconstruct_input
 from ..errors import InputError, MemoryLimitError
-from .model_facts import in_words
+from ..storage.model_facts import in_words
 
 if TYPE_CHECKING:
     from ptychodus.api.reconstruct import ReconstructInput
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 FAINT_PHOTONS: Final = 1e4
 """Mean photons per pattern below which the preset "Faint" is advised."""
-SAMPLE: Final = 256
-"""Patterns from which the mean number of photons is computed."""
 
 
 def check_data(parameters: ReconstructInput) -> tuple[bool, list[str]]:
@@ -38,13 +36,8 @@ def check_data(parameters: ReconstructInput) -> tuple[bool, list[str]]:
     return True, [*warnings, *_unusual(scan), *_description(scan, parameters)]
 
 
-def _photons(scan: RawScan) -> float:
-    sample = np.asarray(scan.counts[:: max(1, scan.size // SAMPLE)], dtype=np.float64)
-    return float(np.where(scan.bad_pixels, 0.0, sample).sum() / len(sample))
-
-
 def _unusual(scan: RawScan) -> Iterator[str]:
-    photons = _photons(scan)
+    photons = scan.mean_photons()
     if photons < FAINT_PHOTONS:
         yield f'{photons:,.0f} photons per pattern are few: choose the preset "Faint".'
     if scan.empty.size:
@@ -59,7 +52,7 @@ def _description(scan: RawScan, parameters: ReconstructInput) -> Iterator[str]:
     height, width = scan.pattern_shape
     pixel = parameters.product.object_.get_pixel_geometry()
     bad = int(scan.bad_pixels.sum())
-    yield f'{scan.size:,} patterns of {height} x {width} pixels, {in_words(_photons(scan))} photons per pattern.'
+    yield f'{scan.size:,} patterns of {height} x {width} pixels, {in_words(scan.mean_photons())} photons per pattern.'
     yield f'{bad:,} pixels of the detector are masked ({100 * bad / scan.bad_pixels.size:.2g} %).'
     yield f'Probe with {len(scan.probe)} incoherent mode{"" if len(scan.probe) == 1 else "s"}.'
     yield (

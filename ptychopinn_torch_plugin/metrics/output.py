@@ -18,6 +18,7 @@ from .verdict import verdict
 
 if TYPE_CHECKING:
     from ..types import Reconstruction, ReconstructionMetrics
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def metrics_files(folder: Path) -> tuple[Path, ...]:
     return tuple(Path(folder) / FOLDER / name for name in (NUMBERS_FILE, MAPS_FILE, PLOT_FILE))
 
 
-def write_metrics(folder: Path, reconstruction: Reconstruction, pixel_m: tuple[float, float] | None = None) -> bool:
+def write_metrics(
+    folder: Path, reconstruction: Reconstruction, pixel_m: tuple[float, float] | None = None, run: Run | None = None
+) -> bool:
     """Write ``judgement.json``, ``maps.npz`` and ``judgement.png`` into the folder ``judgement`` of ``folder``.
 
     The product is written before and does not depend on its metrics: what cannot be written or drawn is a warning in
@@ -57,6 +60,7 @@ def write_metrics(folder: Path, reconstruction: Reconstruction, pixel_m: tuple[f
         folder: where the product is.
         reconstruction: the reconstruction with its metrics.
         pixel_m: height and width of an object pixel in metres, where known.
+        run: what was run: the plot then shows scan, date, settings, and probe and positions before the run.
 
     Returns:
         Whether all three files are written; False also where the reconstruction has no metrics.
@@ -68,7 +72,7 @@ def write_metrics(folder: Path, reconstruction: Reconstruction, pixel_m: tuple[f
     try:
         write_atomically(numbers_file, json.dumps(numbers(metrics, pixel_m), indent=2).encode() + b'\n')
         write_atomically(maps_file, _maps(metrics))
-        write_atomically(plot_file, _plot(reconstruction, metrics, pixel_m))
+        write_atomically(plot_file, _plot(reconstruction, metrics, pixel_m, run))
     except ImportError as error:
         logger.warning('The metrics in %s have no plot. %s', numbers_file.parent, missing(error))
         return False
@@ -126,7 +130,12 @@ def _maps(metrics: ReconstructionMetrics) -> bytes:
     return stream.getvalue()
 
 
-def _plot(reconstruction: Reconstruction, metrics: ReconstructionMetrics, pixel_m: tuple[float, float] | None) -> bytes:
+def _plot(
+    reconstruction: Reconstruction,
+    metrics: ReconstructionMetrics,
+    pixel_m: tuple[float, float] | None,
+    run: Run | None,
+) -> bytes:
     from .plots import draw_metrics
 
-    return draw_metrics(reconstruction, metrics, pixel_m)
+    return draw_metrics(reconstruction, metrics, pixel_m, run)

@@ -5,19 +5,32 @@ Importing this package imports neither torch nor Ptychodus nor matplotlib nor Ji
 
 from __future__ import annotations
 
+from ..metrics.run import Run
 from .compare import read_report, write_comparison
-from .output import REPORT_FILE, collected_warnings, report_path, write_report
-from .run import Run
+from .output import (
+    REPORT_FILE,
+    TRAINING_REPORT_FILE,
+    collected_warnings,
+    metrics_folder,
+    report_path,
+    write_report,
+    write_training_report,
+)
 from .status import STATUS_FILE, StatusFile
+from .training import TrainingRun
 
 __all__ = [
     'REPORT_FILE',
     'STATUS_FILE',
+    'TRAINING_REPORT_FILE',
     'Run',
     'StatusFile',
+    'TrainingRun',
     'collected_warnings',
+    'metrics_folder',
     'read_report',
     'report_path',
     'write_comparison',
     'write_report',
+    'write_training_report',
 ]

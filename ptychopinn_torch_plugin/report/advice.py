@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..config import Config
@@ -30,6 +30,14 @@ def advice(facts: Mapping[str, Any], config: Config) -> list[str]:
         *_of_epochs(facts),
         *_of_intensities(facts, config),
     ]
+
+
+def is_still_falling(losses: Sequence[float]) -> bool:
+    """Return whether the losses of the epochs have decreased notably over the last tenth of them."""
+    if len(losses) < LEAST_EPOCHS:
+        return False
+    before, last = losses[-1 - max(1, len(losses) // 10)], losses[-1]
+    return before > 0 and (before - last) / before >= STILL_FALLING
 
 
 def _of_fit(facts: Mapping[str, Any]) -> list[str]:
@@ -81,10 +89,7 @@ def _of_object(facts: Mapping[str, Any], config: Config) -> list[str]:
 
 def _of_epochs(facts: Mapping[str, Any]) -> list[str]:
     losses = [training for _, training, _ in facts['losses']]
-    if facts['kind'] != 'refine' or len(losses) < LEAST_EPOCHS:
-        return []
-    before, last = losses[-1 - max(1, len(losses) // 10)], losses[-1]
-    if before <= 0 or (before - last) / before < STILL_FALLING:
+    if facts['kind'] != 'refine' or not is_still_falling(losses):
         return []
     return [f'The loss was still falling after {len(losses)} epochs: more epochs (refinement.refine_epochs) help.']
 

@@ -56,6 +56,11 @@ def read_report(path: Path) -> ReadReport:
     facts = parse_json(reader.data, file, InputError, max_values=None)
     if not isinstance(facts, dict) or facts.get('format_version') != FORMAT_VERSION:
         raise InputError(f'{file} is a report of another version of this package: reconstruct the scan again.')
+    if facts.get('kind') == 'train':
+        raise InputError(
+            f'{file} is the report of a training: compare takes reports of reconstructions; "info FOLDER" compares '
+            'models.'
+        )
     lacking = [name for name in _REQUIRED if name not in facts]
     if lacking:
         raise InputError(f'{file} is not a complete report: {lacking[0]} is missing.')

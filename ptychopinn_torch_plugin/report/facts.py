@@ -10,12 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Config
 from ..metrics.output import numbers
+from ..metrics.run import Run, changed_settings, date_and_time, mode_shares, position_shifts
 from ..storage.model_file import package_versions
 from ..types import Reconstruction, ReconstructionMetrics
 from .advice import advice
-from .run import Run
 
 FORMAT_VERSION: Final = 1
 
@@ -49,57 +48,19 @@ def facts_of(reconstruction: Reconstruction, run: Run) -> Facts:
         'model': None if run.model_file is None else str(run.model_file),
         'output': None if run.output is None else str(run.output),
         'warnings': list(run.warnings),
-        'versions': {**package_versions(), 'python': platform.python_version(), 'system': platform.system()},
+        'versions': versions(),
     }
     return facts | {'advice': advice(facts, run.config)}
 
 
-def position_shifts(given: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how far each position moved beyond the common shift, ``(n, 2)`` as (y, x), object pixels."""
-    shifts = found - given
-    return np.asarray(shifts - shifts.mean(axis=0))
-
-
-def mode_shares(probe: npt.NDArray[np.complexfloating]) -> list[float]:
-    """Return the share of the photons in each mode, 0 to 1."""
-    power = [float(np.sum(np.abs(mode) ** 2, dtype=np.float64)) for mode in probe]
-    return [one / max(sum(power), 1e-30) for one in power]
-
-
-def changed_settings(config: Config) -> list[dict[str, Any]]:
-    """Return the settings that differ from their defaults, with name, label, value, default and unit."""
-    found = []
-    default = Config()
-    for section in type(config).model_fields:
-        values, fields = getattr(config, section), type(getattr(config, section)).model_fields
-        for name, field in fields.items():
-            value, usual = getattr(values, name), getattr(getattr(default, section), name)
-            if value != usual:
-                extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-                found.append(
-                    {
-                        'name': f'{section}.{name}',
-                        'label': field.title or name,
-                        'value': value,
-                        'default': usual,
-                        'unit': str(extra.get('unit', '')),
-                    }
-                )
-    return found
+def versions() -> dict[str, str]:
+    """Return the versions of packages, Python and operating system that a report lists."""
+    return {**package_versions(), 'python': platform.python_version(), 'system': platform.system()}
 
 
 def when(facts: Facts) -> str:
     """Return the time at which the run began, for people."""
-    return datetime.fromisoformat(facts['started']).strftime('%d %B %Y, %H:%M')
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people, for example ``'3 min 20 s'``."""
-    if seconds < 10:
-        return f'{seconds:.1f} s'
-    whole = round(seconds)
-    parts = [(whole // 3600, 'h'), (whole // 60 % 60, 'min'), (whole % 60, 's')]
-    return ' '.join(f'{value} {unit}' for value, unit in parts if value) or '0 s'
+    return date_and_time(datetime.fromisoformat(facts['started']))
 
 
 def length(pixels: float, pixel_m: tuple[float, float] | list[float] | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.plots import import_matplotlib
+from ..metrics.run import scale_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,6 @@ _SHADES: Final = 254
 _LIGHT, _DARK = 254, 255
 _HATCH_PX: Final = 3
 _HATCH_COLOURS: Final = ((232, 232, 232), (214, 214, 214))
-_NICE: Final = (1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def draw_map(
     palette = _palette(colours)
     picture = _paletted(index, palette)
     legend = _paletted(np.arange(_SHADES, dtype=np.uint8)[None], palette)
-    bar = _scale_bar(shown.shape[1], pixel[0] * step, pixel[1]) if pixel is not None else (0.0, '')
+    length, text = (0.0, '') if pixel is None else scale_bar(shown.shape[1], pixel[0] * step, pixel[1])
+    bar = 100 * length / shown.shape[1], text
     texts = labels or (f'{low:.3g}', f'{high:.3g}')
     height, width = shown.shape
     return MapImage(
@@ -121,15 +122,3 @@ def _png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, 'PNG', optimize=True)
     return stream.getvalue()
-
-
-def _scale_bar(width_px: int, pixel: float, unit: str) -> tuple[float, str]:
-    """Return percent of the width and text of the longest bar of 1, 2 or 5 times a power of ten below a third of it."""
-    largest = width_px * pixel / 3
-    power = 10.0 ** math.floor(math.log10(largest))
-    value = max(nice * power for nice in _NICE if nice * power <= largest)
-    if unit == 'm':
-        for factor, name in ((1e-6, 'µm'), (1e-9, 'nm')):
-            if value >= 0.999 * factor:
-                return 100 * value / (width_px * pixel), f'{value / factor:g} {name}'
-    return 100 * value / (width_px * pixel), f'{value:g} {unit}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,14 +12,18 @@ from typing import Final
 
 from ..dependencies import missing
 from ..errors import OutputError
+from ..metrics.output import metrics_files
+from ..metrics.run import Run
 from ..storage.atomic import write_atomically
 from ..types import Reconstruction
 from .page import render_report
-from .run import Run
+from .training import TrainingRun, render_training
 
 REPORT_FILE: Final = 'report.html'
+TRAINING_REPORT_FILE: Final = 'training.html'
+"""The report of a training has a name of its own: product and model may be in one folder."""
 MAX_REPORTS: Final = 100
-"""Reports that are kept in the default folder of the user; the oldest are removed."""
+"""Reports that are kept in the default folder of the user; the oldest are removed, with their metrics."""
 
 _PACKAGE: Final = __package__.partition('.')[0]
 _NAMED: Final = re.compile(r'\d{4}-\d{2}-\d{2}_\d{6}_[\w.-]*\.html')
@@ -38,8 +42,17 @@ def write_report(path: Path, reconstruction: Reconstruction, run: Run) -> bool:
     Returns:
         Whether it is written; if not, a warning in the log says why.
     """
+    return _write(path, lambda: render_report(reconstruction, run))
+
+
+def write_training_report(path: Path, run: TrainingRun) -> bool:
+    """Write the report of a training, as :func:`write_report` does."""
+    return _write(path, lambda: render_training(run))
+
+
+def _write(path: Path, render: Callable[[], str]) -> bool:
     try:
-        write_atomically(path, render_report(reconstruction, run).encode())
+        write_atomically(path, render().encode())
     except ImportError as error:
         logger.warning('There is no report. %s', missing(error))
     except (OutputError, MemoryError) as error:
@@ -73,6 +86,11 @@ def report_path(folder: str, scan_name: str, started: datetime) -> Path:
     return reports / file
 
 
+def metrics_folder(report: Path) -> Path:
+    """Return the folder for the metrics of a run that has no output folder: beside its report, of the same name."""
+    return report.with_suffix('')
+
+
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Collect the warnings of this package's log in a list."""
@@ -99,6 +117,11 @@ def _remove_oldest(folder: Path) -> None:
     try:
         found = sorted(file for file in folder.glob('*.html') if _NAMED.fullmatch(file.name))
         for file in found[: max(0, len(found) + 1 - MAX_REPORTS)]:
+            for metrics in metrics_files(metrics_folder(file)):
+                metrics.unlink(missing_ok=True)
+            for emptied in (metrics_files(metrics_folder(file))[0].parent, metrics_folder(file)):
+                if emptied.is_dir():
+                    emptied.rmdir()
             file.unlink(missing_ok=True)
     except OSError as error:
         logger.debug('Old reports in %s cannot be removed: %s', folder, error)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics.plots import bounding_box, limits_of
+from ..metrics.plots import cropped, limits_of
+from ..metrics.run import LOSSES, TITLES, Run, duration, mode_shares
 from ..metrics.verdict import fit_in_words, light_of
 from ..types import Reconstruction, ReconstructionMetrics
-from .facts import Facts, duration, facts_of, length, metres, mode_shares, when
+from .facts import Facts, facts_of, length, metres, when
 from .images import MapImage, draw_map
 from .plots import plot_frc, plot_losses, plot_positions
-from .run import TITLES, Run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,6 +27,7 @@ _WELL_LIT: Final = 0.05
 """Share of the largest number of photons from which on a pixel counts for the colours."""
 
 Real = npt.NDArray[np.floating]
+PixelSize = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ def render_report(reconstruction: Reconstruction, run: Run) -> str:
         rows=_summary_rows(facts),
         misfit_light=None if facts['metrics'] is None else light_of(facts['metrics']['misfit']),
         misfit_words=None if facts['metrics'] is None else fit_in_words(facts['metrics']['misfit']),
-        object_maps=_object_maps(reconstruction, run),
-        given_probe=_probe_maps(run.scan.probe, run, 'given'),
-        found_probe=_probe_maps(reconstruction.probe, run, 'found'),
-        quality_maps=[] if reconstruction.metrics is None else _quality_maps(reconstruction.metrics, run),
+        object_maps=object_maps(
+            reconstruction.object_array, reconstruction.coverage, _well_lit(reconstruction), run.pixel_m
+        ),
+        given_probe=probe_maps(run.scan.probe, run.pixel_m, 'given'),
+        found_probe=probe_maps(reconstruction.probe, run.pixel_m, 'found'),
+        quality_maps=[] if reconstruction.metrics is None else _quality_maps(reconstruction.metrics, run.pixel_m),
         curves=_curves(reconstruction, run),
     )  # fmt: skip
 
@@ -108,27 +111,38 @@ def _summary_rows(facts: Facts) -> list[tuple[str, str]]:
     return rows
 
 
-def _object_maps(reconstruction: Reconstruction, run: Run) -> list[MapImage]:
-    covered = reconstruction.coverage
-    lit = _well_lit(reconstruction)
-    array = reconstruction.object_array * np.exp(-1j * np.angle(reconstruction.object_array[covered].sum()))
+def object_maps(
+    object_array: npt.NDArray[np.complexfloating],
+    covered: npt.NDArray[np.bool_],
+    lit: npt.NDArray[np.bool_],
+    pixel_m: PixelSize | None,
+) -> list[MapImage]:
+    """Return amplitude and phase of an object ``(h, w)``.
+
+    Args:
+        object_array: the transmission.
+        covered: where it is known.
+        lit: where its values set the colours.
+        pixel_m: height and width of a pixel in metres, where known.
+    """
+    array = object_array * np.exp(-1j * np.angle(object_array[covered].sum()))
     amplitude, phase = np.abs(array), np.angle(array)
     low, high = limits_of(phase[lit], False)
     is_narrow = high - low < np.pi
     phase_map = draw_map(
-        'phase', 'Phase [rad]', _cropped(np.where(covered, phase, np.nan), covered),
+        'phase', 'Phase [rad]', cropped(np.where(covered, phase, np.nan), covered),
         'gray' if is_narrow else 'twilight', (low, high) if is_narrow else (-np.pi, np.pi),
-        labels=None if is_narrow else ('-π', 'π'), pixel=_pixel(run),
+        labels=None if is_narrow else ('-π', 'π'), pixel=_pixel(pixel_m),
         note='The mean phase is zero.' if is_narrow else 'Both ends of the colours are one phase. The mean is zero.',
     )  # fmt: skip
     amplitude_map = draw_map(
-        'amplitude', 'Amplitude', _cropped(np.where(covered, amplitude, np.nan), covered), 'gray',
-        limits_of(amplitude[lit], False), pixel=_pixel(run),
+        'amplitude', 'Amplitude', cropped(np.where(covered, amplitude, np.nan), covered), 'gray',
+        limits_of(amplitude[lit], False), pixel=_pixel(pixel_m),
     )  # fmt: skip
     return [amplitude_map, phase_map]
 
 
-def _probe_maps(probe: npt.NDArray[np.complexfloating], run: Run, name: str) -> list[MapImage]:
+def probe_maps(probe: npt.NDArray[np.complexfloating], pixel_m: PixelSize | None, name: str) -> list[MapImage]:
     """Return amplitude and phase of the first mode, and the amplitudes of the others."""
     found = []
     shares = mode_shares(probe)
@@ -139,7 +153,7 @@ def _probe_maps(probe: npt.NDArray[np.complexfloating], run: Run, name: str) -> 
         found.append(
             draw_map(
                 f'probe-{name}-{number + 1}', title, amplitude / largest, 'viridis', (0.0, 1.0),
-                labels=('0', 'largest amplitude'), pixel=_pixel(run),
+                labels=('0', 'largest amplitude'), pixel=_pixel(pixel_m),
             )
         )  # fmt: skip
         if number == 0:
@@ -147,13 +161,13 @@ def _probe_maps(probe: npt.NDArray[np.complexfloating], run: Run, name: str) -> 
             found.append(
                 draw_map(
                     f'probe-{name}-phase', 'Phase of mode 1 [rad]', phase, 'twilight', (-np.pi, np.pi),
-                    labels=('-π', 'π'), pixel=_pixel(run),
+                    labels=('-π', 'π'), pixel=_pixel(pixel_m),
                 )
             )  # fmt: skip
     return found
 
 
-def _quality_maps(metrics: ReconstructionMetrics, run: Run) -> list[MapImage]:
+def _quality_maps(metrics: ReconstructionMetrics, pixel_m: PixelSize | None) -> list[MapImage]:
     covered = metrics.photons_map > 0
     photons = np.where(covered, metrics.photons_map, np.nan)
     lit = covered & (metrics.photons_map > _WELL_LIT * max(float(metrics.photons_map.max()), 1e-30))
@@ -166,9 +180,9 @@ def _quality_maps(metrics: ReconstructionMetrics, run: Run) -> list[MapImage]:
         ('object-residual', 'R-factor on the object', metrics.object_r_map, 'magma', True,
          'Where the patterns that a pixel contributed to are not explained.'),
     ):  # fmt: skip
-        shown = _cropped(np.where(covered, image, np.nan), covered)
+        shown = cropped(np.where(covered, image, np.nan), covered)
         found.append(
-            draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=_pixel(run), note=note)  # type: ignore[arg-type] # names of the table above
+            draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=_pixel(pixel_m), note=note)  # type: ignore[arg-type] # names of the table above
         )
     low, high = limits_of(metrics.detector_r_map, True)
     found.append(
@@ -184,10 +198,9 @@ def _quality_maps(metrics: ReconstructionMetrics, run: Run) -> list[MapImage]:
 def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:
     found = [Curve('positions', 'Positions', plot_positions(reconstruction, run), 'Without their common shift.')]
     if reconstruction.losses:
-        of = 'of the refinement' if run.kind == 'refine' else 'of the training of the model'
         found.append(
             Curve(
-                'losses', f'Losses {of}', plot_losses(reconstruction),
+                'losses', LOSSES[run.kind].capitalize(), plot_losses(reconstruction.losses),
                 'At 1 (dotted), photon noise is the only difference where counts are many; where they are few, the '
                 'loss is below 1. The misfit above is the comparable number.',
             )
@@ -198,13 +211,8 @@ def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:
     return found
 
 
-def _pixel(run: Run) -> tuple[float, str]:
-    return (1.0, 'px') if run.pixel_m is None else (run.pixel_m[1], 'm')
-
-
-def _cropped(array: Real, covered: npt.NDArray[np.bool_]) -> Real:
-    rows, columns = bounding_box(covered)
-    return array[rows[0] : rows[1], columns[0] : columns[1]]
+def _pixel(pixel_m: PixelSize | None) -> tuple[float, str]:
+    return (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
 
 
 def _well_lit(reconstruction: Reconstruction) -> npt.NDArray[np.bool_]:

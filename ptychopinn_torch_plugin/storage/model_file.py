@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from ..config import Config, ModelConfig
 from ..errors import ModelFileError
@@ -70,11 +70,24 @@ class ModelHeader(BaseModel):
     scans: tuple[str, ...]
     """Names of the scans that the model was trained on."""
     versions: dict[str, str]
+    object_pixel_m: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Height and width of an object pixel of the scan of the saved probe, in metres; None where it is not known."""
 
     @property
     def losses(self) -> tuple[LossRecord, ...]:
         """Return the training history."""
         return tuple(LossRecord(entry.epoch, entry.training, entry.validation) for entry in self.history)
+
+    @property
+    def best(self) -> LossRecord | None:
+        """Return the losses of the epoch whose weights the file holds; None where no epoch was completed."""
+        by, mode = self.config.execution.checkpoint_monitor, self.config.execution.checkpoint_mode
+        chosen = min if mode == 'min' else max
+        return chosen(
+            self.losses,
+            key=lambda record: record.training if by == 'loss' or record.validation is None else record.validation,
+            default=None,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,6 +69,7 @@ class ModelWriter:
             photons_per_frame=float(np.sum(np.abs(probe) ** 2)),
             scans=tuple(scan.name for scan in trained_scans(self.scans, self.config)),
             versions=package_versions(),
+            object_pixel_m=self.scans[0].pixel_m,
         )
         save_model(path, TrainedModel(header, network, probe))
 

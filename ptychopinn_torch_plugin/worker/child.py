@@ -39,6 +39,8 @@ from .messages import Accepted, Failed, Finished, Idle, LogRecord
 from .observer import ChannelObserver
 from .signals import set_handlers
 
+logger = logging.getLogger(__name__)
+
 STDERR_NAME = 'stderr.txt'
 """File in the job's folder that the error output of the worker goes to, that of native code included."""
 
@@ -176,14 +178,25 @@ def _run(job: Job, channel_observer: ChannelObserver) -> None:
     with StatusFile(status_file, job.kind) as status:
         status.begin('training' if job.kind == 'train' else 'reconstructing')
         observer = status.observer(channel_observer)
-        if job.kind == 'train':
-            from ..training.run import train
-
-            model = train(read_scans(job.folder), job.config, _required(job.output_folder, 'output folder'), observer)
-            files = [model]
-        else:
-            files = _reconstruct(job, observer)
+        files = _train(job, observer) if job.kind == 'train' else _reconstruct(job, observer)
         status.finish(files, is_stopped=observer.should_stop())
+
+
+def _train(job: Job, observer: Observer) -> list[Path]:
+    """Train, and return the files that were written: the model, and its report beside it."""
+    from ..report import TRAINING_REPORT_FILE, TrainingRun, collected_warnings, write_training_report
+    from ..training.run import train
+
+    started, begun = datetime.now(UTC).astimezone(), time.monotonic()
+    scans, folder = read_scans(job.folder), _required(job.output_folder, 'output folder')
+    with collected_warnings() as lines:
+        model = train(scans, job.config, folder, observer)
+    report = folder / TRAINING_REPORT_FILE
+    run = TrainingRun(
+        scans, job.config, started, time.monotonic() - begun, model, tuple(lines), is_stopped=observer.should_stop()
+    )
+    has_report = job.config.execution.report and write_training_report(report, run)
+    return [model, report] if has_report else [model]
 
 
 def _reconstruct(job: Job, observer: Observer) -> list[Path]:
@@ -203,20 +216,13 @@ def _reconstruct(job: Job, observer: Observer) -> list[Path]:
 
             result = reconstruct(scan, load_model(_required(job.model_file, 'model file')), job.config, observer)
     write_result(job.folder, result)
-    files: list[Path] = []
-    if job.output_folder is not None:
-        from ..metrics.output import metrics_files, write_metrics
-
-        if write_metrics(job.output_folder, result, job.pixel_m):
-            files += metrics_files(job.output_folder)
     is_stopped = observer.should_stop()
-    # After Stop in the window, the host drops the result and waits for this process to end.
-    if job.config.execution.report and not (is_stopped and job.output_folder is None):
-        files += _write_report(job, scan, result, (started, time.monotonic() - begun), tuple(lines), is_stopped)
-    return files
+    if is_stopped and job.output_folder is None:
+        return []  # after Stop in the window, the host drops the result and waits for this process to end
+    return _describe_result(job, scan, result, (started, time.monotonic() - begun), tuple(lines), is_stopped)
 
 
-def _write_report(
+def _describe_result(
     job: Job,
     scan: RawScan,
     result: Reconstruction,
@@ -224,8 +230,9 @@ def _write_report(
     lines: tuple[str, ...],
     is_stopped: bool,
 ) -> list[Path]:
-    """Write the report beside the product, or into the report folder; return the file, if it is written."""
-    from ..report import REPORT_FILE, Run, report_path, write_report
+    """Write metrics and report beside the product, or into the report folder; return the files that are written."""
+    from ..metrics.output import metrics_files, write_metrics
+    from ..report import REPORT_FILE, Run, metrics_folder, report_path, write_report
 
     started, seconds = time_and_duration
     kind: Literal['reconstruct', 'refine'] = 'refine' if job.kind == 'refine' else 'reconstruct'
@@ -233,11 +240,22 @@ def _write_report(
         kind, scan, job.config, started, seconds, job.pixel_m, lines, job.model_file, job.output_folder,
         is_stopped=is_stopped,
     )  # fmt: skip
-    if job.output_folder is None:
-        path = report_path(job.config.execution.report_folder, scan.name, started)
-    else:
-        path = job.output_folder / REPORT_FILE
-    return [path] if write_report(path, result, run) else []
+    report: Path | None = None
+    if job.config.execution.report:
+        report = (
+            report_path(job.config.execution.report_folder, scan.name, started)
+            if job.output_folder is None
+            else job.output_folder / REPORT_FILE
+        )
+    files: list[Path] = []
+    folder = metrics_folder(report) if job.output_folder is None and report is not None else job.output_folder
+    if folder is not None and write_metrics(folder, result, job.pixel_m, run):
+        files += metrics_files(folder)
+        if job.output_folder is None:
+            logger.info('The numbers, maps and the plot of the metrics are in %s.', files[0].parent)
+    if report is not None and write_report(report, result, run):
+        files.append(report)
+    return files
 
 
 def _required(path: Path | None, what: str) -> Path:

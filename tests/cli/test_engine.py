@@ -28,6 +28,9 @@ def test_npz_in_npz_out(training_file: Path, tmp_path: Path, run: Command, run_j
     losses = load_model(model).losses
     assert [record.epoch for record in losses] == [1, 2]
     assert trained['model'] == str(model)
+    assert trained['report'] == str(model.with_name('training.html'))
+    assert set(trained['written']) == {trained['model'], trained['report']}
+    assert json.loads(model.with_name('status.json').read_text())['files'] == trained['written']
     assert trained['epochs'] == 2
     assert trained['training_loss'] == pytest.approx(losses[-1].training)
     assert trained['interrupted_by'] is None
@@ -44,7 +47,10 @@ def test_folder_in_product_out(folder: Path, tmp_path: Path, run: Command) -> No
     (folder / 'settings.ini').write_text('[PtychoPINNPyTorchTraining]\nEpochs = 3\n[Other]\nx = 1\n')
     common = ['-s', folder / 'settings.ini']
     assert run(['train', folder, '-o', folder, *QUICK[2:], *common]) == 0
-    assert len(read_model_header(folder / 'model.safetensors').losses) == 3
+    header = read_model_header(folder / 'model.safetensors')
+    assert len(header.losses) == 3
+    pixel = load_product(folder / 'product.h5').object_.get_pixel_geometry()
+    assert header.object_pixel_m == (pixel.height_m, pixel.width_m)
     assert run(['reconstruct', folder, '-o', tmp_path / 'product.h5', *common, *REFINE]) == 0
     product = load_product(tmp_path / 'product.h5')
     assert len(product.losses) == 3

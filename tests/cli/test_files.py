@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_nominal_values_are_placeholders_without_a_phase(
 def test_contradictions_are_refused(
     words: list[object], code: int, message: str, folder: Path, tmp_path: Path, run_json: JsonCommand
 ) -> None:
-    scan = read_workflow_folder(folder)
+    scan = replace(read_workflow_folder(folder), pixel_m=None)
     write_training_npz(tmp_path / 'scan.npz', scan)
     beam = [] if '--photon-energy-ev' in words else ['--photon-energy-ev', 8800]
     document = run_json(
@@ -141,7 +142,7 @@ def test_contradictions_are_refused(
 
 
 def test_fresnel_numbers_give_the_pixel_size(folder: Path, tmp_path: Path, run: Command) -> None:
-    write_training_npz(tmp_path / 'scan.npz', read_workflow_folder(folder))
+    write_training_npz(tmp_path / 'scan.npz', replace(read_workflow_folder(folder), pixel_m=None))
     words = ['--photon-energy-ev', 8800, '--detector-distance-m', 2.0]
     assert run(['convert', tmp_path / 'scan.npz', '-o', tmp_path / 'out', *words]) == 0
     assert_same(read_workflow_folder(folder), read_workflow_folder(tmp_path / 'out'))
@@ -199,6 +200,29 @@ def test_info_of_every_kind(folder: Path, training_file: Path, tmp_path: Path, r
     assert run_json(['info', model])['config']['training']['epochs'] == Config().training.epochs
     (tmp_path / 'r.npz').unlink()
     assert [item['kind'] for item in run_json(['info', tmp_path])['scans']] == ['workflow folder', 'training file']
+
+
+def test_info_shows_and_draws_the_probe(
+    folder: Path, tmp_path: Path, run: Command, run_json: JsonCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, picture = tmp_path / 'model.safetensors', tmp_path / 'probe.png'
+    trained = untrained_model(Config())
+    known = replace(trained, header=trained.header.model_copy(update={'object_pixel_m': (2e-8, 3e-8)}))
+    save_model(model, known)
+    assert run(['info', model]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r'^object_pixel \[m\] +2e-08 x 3e-08$', text, re.MULTILINE)
+    _, _, drawn = text.partition('Probe, mode 1, amplitude:\n')
+    assert '@' in drawn
+    assert max(map(len, drawn.splitlines())) <= 40
+    for path in (model, folder, folder / 'product.h5'):
+        picture.unlink(missing_ok=True)
+        document = run_json(['info', path, '--probe', picture])
+        assert document['written'] == [document['probe_picture']] == [str(picture)]
+        assert picture.read_bytes().startswith(b'\x89PNG')
+    assert run_json(['info', model])['object_pixel_m'] == [2e-8, 3e-8]
+    refused = run_json(['info', folder / 'diffraction.h5', '--probe', picture])
+    assert 'holds no probe to draw' in refused['error']['message']
 
 
 def test_info_of_a_folder_of_models(

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 pytest.importorskip('PyQt5')
@@ -34,14 +37,17 @@ from PyQt5.QtWidgets import (
     QWidget,
 )
 
+from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.errors import InputError, ModelNotLoadedError
 from ptychopinn_torch_plugin.host import runs as runs_module
 from ptychopinn_torch_plugin.host.panel.fold import Fold
 from ptychopinn_torch_plugin.host.panel.layout import shown_fields
 from ptychopinn_torch_plugin.host.panel.page import SettingsPage
 from ptychopinn_torch_plugin.presets import PRESETS, preset_settings
+from ptychopinn_torch_plugin.storage.model_file import save_model
 from ptychopinn_torch_plugin.worker.job import Job
 from ptychopinn_torch_plugin.worker.messages import Heartbeat, Message
+from tests.helpers.models import untrained_model
 
 from .fake_worker import LOSSES, FakeWorker
 
@@ -312,6 +318,33 @@ def test_inference_without_a_model_is_refused_before_a_product_is_made(window: W
         api.reconstruct(product_index=index)
     assert len(repository) == products
     assert api.task_monitor.get_completed_runs() == runs
+
+
+def test_the_loaded_model_is_shown_and_compared_with_the_scan(
+    window: Window, workflow_folder: Path, tmp_path: Path
+) -> None:
+    """Scan, pixel size, dose, generator, scores and probe; a warning for another pixel size and another dose."""
+    window.select(KEYS[0])
+    page = window.panel()
+    assert isinstance(page, SettingsPage)
+    box = page.model_box
+    assert box is not None
+    load_workflow(window, workflow_folder)
+    selected = cast('partial[str]', page._estimate_text).args[0]
+    probe = selected.scan_facts().probe.astype(np.complex64)
+    trained = untrained_model(Config(), probe)
+    header = {'object_pixel_m': (2e-8, 3e-8), 'photons_per_frame': 780_000.0}
+    for number, changes in enumerate((header, {'photons_per_frame': selected.scan_facts().photons})):
+        file = tmp_path / f'{number}.safetensors'
+        save_model(file, replace(trained, header=trained.header.model_copy(update=changes)))
+        box.show_model(file, selected)
+        assert ('20 x 30 nm per pixel' in box.text.text()) == (number == 0)
+        assert ('object pixels of 20 x 30 nm' in box.warning.text()) == (number == 0)
+        assert ('training had 780,000' in box.warning.text()) == (number == 0)
+        assert box.warning.isHidden() == (number == 1)
+        assert not box.picture.isHidden()
+    assert 'trained on test scan' in box.text.text()
+    assert '2.500 on held-out positions (epoch 1, the best)' in box.text.text()
 
 
 def test_check_data_shows_what_is_wrong_and_what_the_data_are(window: Window, workflow_folder: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.metrics import FOLDER, plots, ring_correlation, verdict, write_metrics
 from ptychopinn_torch_plugin.metrics.output import numbers
+from ptychopinn_torch_plugin.metrics.run import Run
 from ptychopinn_torch_plugin.metrics.verdict import light_of
 from ptychopinn_torch_plugin.types import Credibility, Reconstruction, ReconstructionMetrics
 from tests.helpers.scans import make_scan, smooth_object
@@ -60,6 +65,33 @@ def test_numbers_maps_and_plot(
         np.testing.assert_array_equal(maps['uncertainty_map'], metrics.uncertainty_map)
         assert ('ring_correlation' in maps) == has_frc
     assert (folder / 'judgement.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_plot_shows_the_run(refined: Reconstruction, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scan, date, settings, probe, movement of the positions and losses are in it; what is not covered is no data."""
+    figure = plots.new_figure(18.0, 13.2)
+    monkeypatch.setattr(plots, 'new_figure', lambda *_: figure)
+    scan = replace(make_scan(rows=4, margin=3)[0], name='$star$')
+    config = parse_config({'refinement': {'refine_epochs': 4}})
+    run = Run('refine', scan, config, datetime(2026, 11, 25, 3, 0, tzinfo=UTC), 83.0)
+    moved = replace(refined, positions=scan.positions + np.array([[0.0, 2.0], [0.0, -2.0]])[np.arange(scan.size) % 2])
+    content = plots.draw_metrics(moved, metrics_of(refined), (2e-8, 2e-8), run)
+    words = figure.get_suptitle() + figure.get_supxlabel()
+    for word in ('star', 'Refinement without a model', '25 November 2026, 03:00', '1 min 23 s', 'refine_epochs = 4'):
+        assert word in words
+    titles: dict[str, Any] = {axis.get_title(): axis for axis in figure.axes}
+    for title in ('amplitude', 'probe after: amplitude, 1 mode', 'probe before: amplitude, 1 mode'):
+        assert titles[title].images[0].get_array().ndim == 2
+    assert 'losses of the refinement' in titles
+    arrows = next(title for title in titles if title.startswith('positions: movement'))
+    assert titles[arrows].collections
+    shown = titles['amplitude'].images[0].get_array()
+    rows, columns = plots.bounding_box(refined.coverage)
+    np.testing.assert_array_equal(~np.ma.getmaskarray(shown), refined.coverage[slice(*rows), slice(*columns)])
+    assert any(text.get_text().endswith('nm') for text in titles['amplitude'].texts), 'the scale bar'
+    picture = Image.open(io.BytesIO(content))
+    assert round(picture.info['dpi'][0]) >= 150
+    assert picture.width == round(figure.get_figwidth() * 150)
 
 
 def test_a_reconstruction_without_metrics_writes_nothing(refined: Reconstruction, tmp_path: Path) -> None:

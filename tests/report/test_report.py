@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,20 +20,29 @@ import pytest
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.errors import InputError
+from ptychopinn_torch_plugin.metrics.output import metrics_files
+from ptychopinn_torch_plugin.metrics.run import duration
 from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.report import (
     Run,
     StatusFile,
+    TrainingRun,
     collected_warnings,
+    metrics_folder,
     output,
     read_report,
     report_path,
     write_comparison,
     write_report,
+    write_training_report,
 )
-from ptychopinn_torch_plugin.report.facts import duration, facts_of, metres
+from ptychopinn_torch_plugin.report.facts import facts_of, metres
 from ptychopinn_torch_plugin.report.images import draw_map
 from ptychopinn_torch_plugin.report.notebook import plot
+from ptychopinn_torch_plugin.report.training import training_facts
+from ptychopinn_torch_plugin.storage.model_facts import read_facts
+from ptychopinn_torch_plugin.storage.model_file import LossEntry, load_model, save_model
+from ptychopinn_torch_plugin.training.run import train
 from ptychopinn_torch_plugin.types import Credibility, Reconstruction
 from tests.helpers.scans import make_scan
 from tests.helpers.schemas import validate
@@ -128,9 +138,88 @@ def test_the_data_follow_their_schema(made: Made, page: Path) -> None:
     assert without_metrics['advice'][0] == 'The quality was not computed; the log says why.'
 
 
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    folder = tmp_path_factory.mktemp('trained')
+    config = parse_config(
+        {
+            'training': {'epochs': 2, 'threads': 1},
+            'model': {'steps': 3, 'width': 4},
+            'data': {'group_size': 12, 'neighbor_count': 14},
+        }
+    )
+    scan = replace(make_scan(rows=5)[0], name=HOSTILE).with_pixel((2e-8, 3e-8))
+    model = train([scan], config, folder)
+    return TrainingRun([scan], config, datetime(2026, 11, 25, 3, 0, tzinfo=UTC), 83.0, model, ('one <b>warning</b>',))
+
+
+@pytest.fixture(scope='module')
+def training_page(trained: TrainingRun) -> Path:
+    path = trained.model_file.with_name('training.html')
+    assert write_training_report(path, trained)
+    return path
+
+
+def facts_in(page: Path) -> dict[str, Any]:
+    text = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert text is not None
+    facts: dict[str, Any] = json.loads(text[1])
+    return facts
+
+
+def test_the_page_of_a_training_holds_everything(trained: TrainingRun, training_page: Path) -> None:
+    found = assert_self_contained(training_page)
+    names = {'losses', 'amplitude', 'phase', 'probe-given-1', 'probe-found-1', 'report-data'}
+    assert names <= set(found.ids)
+    assert found.tags.count('script') == 2
+    text = training_page.read_text()
+    for words in ('the model file holds this epoch', '25 November 2026', '1 min 23 s', 'one &lt;b&gt;warning', '30 nm'):
+        assert words in text
+    assert re.search(r'training\.epochs</code></td><td>2</td><td>30</td>', text)
+    facts = facts_in(training_page)
+    validate('report', facts)
+    assert facts['scans'][0]['object_pixel_m'] == [2e-8, 3e-8]
+    assert facts['epochs'] == 2
+    assert any('trained on one scan' in sentence for sentence in facts['advice'])
+    with pytest.raises(InputError, match='is the report of a training'):
+        read_report(training_page)
+
+
+def test_a_training_that_was_stopped_has_a_report_without_an_object(trained: TrainingRun, tmp_path: Path) -> None:
+    model = load_model(trained.model_file)
+    header = model.header.model_copy(update={'history': ()})
+    save_model(tmp_path / 'model.safetensors', replace(model, header=header))
+    stopped = replace(trained, is_stopped=True, model_file=tmp_path / 'model.safetensors')
+    assert write_training_report(tmp_path / 'training.html', stopped)
+    assert 'amplitude' not in Links((tmp_path / 'training.html').read_text()).ids
+    facts = facts_in(tmp_path / 'training.html')
+    validate('report', facts)
+    assert facts['advice'] == ['No epoch was finished: the model is not trained.']
+
+
+@pytest.mark.parametrize(
+    ('losses', 'words'),
+    [
+        ([(9.0, 5.0), (8.0, 4.5)], 'The patterns are not explained'),
+        ([(2.0, 1.0), (1.5, 1.2)], 'smallest in epoch 1, and is 20% larger in the last one'),
+        ([(2.0 - 0.1 * number, None) for number in range(10)], 'still falling after 10 epochs'),
+        ([(2.0, None)], 'No position was held out'),
+    ],
+)
+def test_advice_on_a_training(trained: TrainingRun, losses: list[tuple[float, float | None]], words: str) -> None:
+    model = read_facts(trained.model_file)
+    history = tuple(
+        LossEntry(epoch=number, training=one, validation=held) for number, (one, held) in enumerate(losses, 1)
+    )
+    changed = replace(model, header=model.header.model_copy(update={'history': history}))
+    assert words in ' '.join(training_facts(trained, changed)['advice'])
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium is installed')
-def test_a_browser_shows_the_page(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('kind', ['page', 'training_page'])
+def test_a_browser_shows_the_page(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The browser runs the script of the page without an error and draws all of it."""
+    page = request.getfixturevalue(kind)
     picture = tmp_path / 'page.png'
     command = [str(CHROMIUM), '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--v=0']
     command += [f'--user-data-dir={tmp_path / "profile"}', '--window-size=1280,3000', f'--screenshot={picture}']
@@ -188,7 +277,12 @@ def test_the_folder_of_the_user_keeps_the_newest_reports(tmp_path: Path, monkeyp
         path = report_path('', 'a/b: ü', started.replace(second=second))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    kept = sorted(file.name for file in path.parent.iterdir())
+        for file in metrics_files(metrics_folder(path)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    folders = sorted(folder.name for folder in path.parent.iterdir() if folder.is_dir())
+    assert folders == [f'2026-11-25_03000{second}_a-b-ü' for second in (2, 3, 4)]
+    kept = sorted(file.name for file in path.parent.glob('*.html'))
     assert kept == [f'2026-11-25_03000{second}_a-b-ü.html' for second in (2, 3, 4)]
     assert report_path(str(tmp_path / 'mine'), '..', started) == tmp_path / 'mine' / '2026-11-25_030000_scan.html'
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Array = TypeVar('Array')
 
 REQUIRED_KEYS = ('diff3d', 'xcoords', 'ycoords', 'probeGuess')
-OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity')
+OPTIONAL_KEYS = ('objectGuess', 'bad_pixels', 'scan_index', 'fresnel_numbers', 'diff3d_quantity', 'object_pixel_m')
 
 OTHER_NAME = 'diffraction'
 """What some files call ``diff3d``."""
@@ -43,7 +43,8 @@ def read_training_npz(
 
     Positions are ``ycoords``, ``xcoords`` (object pixels); ``objectGuess`` may be absent (see
     :func:`~ptychopinn_torch_plugin.data.scan.make_raw_scan` for the grid made then), as may ``bad_pixels``,
-    ``scan_index``, and the keys ``fresnel_numbers`` and ``diff3d_quantity`` that :func:`write_training_npz` adds.
+    ``scan_index``, and the keys ``fresnel_numbers``, ``diff3d_quantity`` and ``object_pixel_m`` of files that this
+    package has written.
 
     Args:
         path: the file.
@@ -118,7 +119,7 @@ def scan_from_arrays(
         object_guess=arrays.get('objectGuess'),
         fresnel_numbers=tuple(np.ravel(arrays.get('fresnel_numbers', (0.0, 0.0))).tolist()),
         name=name,
-    )
+    ).with_pixel(arrays.get('object_pixel_m'))
 
 
 def write_training_npz(
@@ -131,9 +132,9 @@ def write_training_npz(
     """Write ``scan`` to a training file, with the keys of Ptychodus' own export.
 
     ``diff3d`` keeps the dtype of the counts and ``bad_pixels`` the mask; masked pixels are written as they are.
-    Amplitudes are precise enough to give exactly the same counts, and zero under the mask. Two further keys, which
-    other readers ignore, hold the ``fresnel_numbers`` (y, x) and the ``diff3d_quantity``. The file appears under its
-    name when it is complete; a file of that name is replaced.
+    Amplitudes are precise enough to give exactly the same counts, and zero under the mask. Further keys, which
+    other readers ignore, hold the ``fresnel_numbers`` (y, x), the ``diff3d_quantity`` and, where it is known, the
+    ``object_pixel_m`` (y, x). The file appears under its name when it is complete; a file of that name is replaced.
 
     Args:
         path: the file to write.
@@ -157,6 +158,7 @@ def write_training_npz(
         'scan_index': np.zeros(scan.size, dtype=np.int64),
         'fresnel_numbers': np.asarray(scan.fresnel_numbers),
         'diff3d_quantity': np.array(quantity),
+        'object_pixel_m': None if scan.pixel_m is None else np.asarray(scan.pixel_m),
     }
     arrays |= dict(extra or {})
     write_arrays(Path(path), {key: array for key, array in arrays.items() if array is not None})

@@ -53,6 +53,7 @@ def scan_from_reconstruct_input(parameters: ReconstructInput) -> RawScan:
     _check_pixel_sizes(product, name)
     if product.probes.num_coherent_modes > 1:
         logger.info('%s: of %d coherent probe modes the first is used.', name, product.probes.num_coherent_modes)
+    pixel = product.object_.get_pixel_geometry()
     return make_raw_scan(
         parameters.diffraction_patterns,
         _positions_of(product),
@@ -61,7 +62,7 @@ def scan_from_reconstruct_input(parameters: ReconstructInput) -> RawScan:
         object_guess=product.object_.get_layer(0),
         fresnel_numbers=fresnel_numbers_of(product),
         name=name,
-    )
+    ).with_pixel((pixel.height_m, pixel.width_m))
 
 
 def fresnel_numbers_of(product: Product) -> tuple[float, float]:

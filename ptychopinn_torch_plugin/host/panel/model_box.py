@@ -12,7 +12,7 @@ from PyQt5.QtCore import Qt
 from PyQt5.QtGui import QImage, QPixmap
 from PyQt5.QtWidgets import QGroupBox, QHBoxLayout, QLabel, QVBoxLayout
 
-from ..model_facts import ModelFacts, differences, read_facts
+from ...storage.model_facts import ModelFacts, differences, in_words, read_facts
 
 if TYPE_CHECKING:
     from .selection import SelectedScan
@@ -59,22 +59,28 @@ class ModelBox(QGroupBox):
 
     def _show_facts(self, file: Path, facts: ModelFacts) -> None:
         when = time.strftime('%Y-%m-%d %H:%M', time.localtime(file.stat().st_mtime))
-        scans = ', '.join(facts.header.scans)
-        model, losses = facts.header.config.model, facts.header.losses
+        header, best = facts.header, facts.header.best
+        scans, model, (height, width) = ', '.join(header.scans), header.config.model, facts.probe.shape[1:]
+        pixel = '' if header.object_pixel_m is None else f', {_nanometres(header.object_pixel_m)} per pixel'
         lines = [
             file.parent.name + '/' + file.name,
             f'of {when}, trained on {scans if len(scans) <= LINE_CHARS else scans[:LINE_CHARS] + " ..."}',
-            f'{model.generator}, {model.steps} steps, width {model.width}; {len(losses)} epochs',
+            f'{height} x {width} pixels{pixel}, {in_words(header.photons_per_frame)} photons per pattern',
+            f'{model.generator}, {model.steps} steps, width {model.width}; {len(header.losses)} epochs',
         ]
-        if losses:
-            last = losses[-1]
-            held_out = '' if last.validation is None else f', {last.validation:.3f} on held-out positions'
-            lines.append(f'loss {last.training:.3f}{held_out}')
+        if best is not None:
+            held_out = '' if best.validation is None else f', {best.validation:.3f} on held-out positions'
+            lines.append(f'loss {best.training:.3f}{held_out} (epoch {best.epoch}, the best)')
         self.text.setText('\n'.join(lines))
         self.text.setToolTip(str(file))
         self.picture.setPixmap(_pixmap(np.abs(facts.probe[0])))
         self.picture.setToolTip('Amplitude of the probe in the model (first mode).')
         self.picture.show()
+
+
+def _nanometres(pixel_m: tuple[float, float]) -> str:
+    height, width = (f'{side * 1e9:.3g}' for side in pixel_m)
+    return f'{height} nm' if height == width else f'{height} x {width} nm'
 
 
 def _pixmap(values: npt.NDArray[np.floating]) -> QPixmap:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ...estimate import ScanSize
-from ..model_facts import ScanFacts
+from ...storage.model_facts import ScanFacts
 
 if TYPE_CHECKING:
     from ptychodus.model.product.item import ProductRepositoryItem
@@ -65,7 +65,10 @@ class SelectedScan:
             if bad_pixels is not None:
                 sample[:, bad_pixels] = 0.0
             self._photons = float(np.nan_to_num(sample).sum() / len(sample))
-        return ScanFacts(self._photons, np.asarray(item.get_probe_item().get_probes().get_probe_no_opr().get_array()))
+        probe = np.asarray(item.get_probe_item().get_probes().get_probe_no_opr().get_array())
+        pixel = item.get_object_item().get_object().get_pixel_geometry()
+        pixel_m = float(pixel.height_m), float(pixel.width_m)
+        return ScanFacts(self._photons, probe, pixel_m if min(pixel_m) > 0 else None)
 
     def _change(self) -> None:
         size = _size_of(self.item)

@@ -49,7 +49,7 @@ def test_what_is_written_comes_back(scan_of: ScanMaker, tmp_path: Path, dtype: n
     mask[2, 3] = True
     probe = np.stack([np.ones((18, 17)), np.full((18, 17), 0.5j)]).astype(np.complex64)
     counts = scan_of().counts.astype(dtype)
-    scan = scan_of(counts=counts, bad_pixels=mask, probe=probe, fresnel_numbers=(1e-5, 2e-5))
+    scan = scan_of(counts=counts, bad_pixels=mask, probe=probe, fresnel_numbers=(1e-5, 2e-5)).with_pixel((2e-8, 3e-8))
     write_training_npz(tmp_path / 'train', scan)
     assert [file.name for file in tmp_path.iterdir()] == ['train']
     back = read_training_npz(tmp_path / 'train')
@@ -57,6 +57,8 @@ def test_what_is_written_comes_back(scan_of: ScanMaker, tmp_path: Path, dtype: n
         assert np.array_equal(getattr(back, name), getattr(scan, name)), name
         assert getattr(back, name).dtype == getattr(scan, name).dtype
     assert back.fresnel_numbers == scan.fresnel_numbers
+    assert back.pixel_m == scan.pixel_m == (2e-8, 3e-8)
+    assert scan.with_pixel((0.0, 3e-8)).pixel_m is None
 
 
 def test_a_failed_write_leaves_nothing(scan_of: ScanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

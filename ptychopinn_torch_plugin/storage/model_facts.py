@@ -1,4 +1,4 @@
-"""Compare a model with the scan that is to be reconstructed: probe, dose and pattern size. Without torch."""
+"""Compare a model with the scan to reconstruct: probe, pixel size, dose and pattern size. Without torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFileError
-from ..storage.model_file import HEADER_KEY, PROBE_KEY, ModelHeader, read_model_header
-from ..storage.tensor_file import open_tensor_file
+from .model_file import HEADER_KEY, PROBE_KEY, ModelHeader, read_model_header
+from .tensor_file import open_tensor_file
 
 DOSE_FACTOR: Final = 5.0
 """Ratio of the photons per pattern from which on another dose is reported."""
 PROBE_OVERLAP: Final = 0.8
 """Overlap of the amplitudes of two probes, 1 for equal ones, below which another probe is reported."""
+PIXEL_TOLERANCE: Final = 0.01
+"""Relative difference of two pixel sizes from which on another pixel size is reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,8 @@ class ScanFacts:
     """Mean photons per pattern; 0 where unknown."""
     probe: npt.NDArray[np.complexfloating]
     """Given probe, ``(M, H, W)``."""
+    pixel_m: tuple[float, float] | None = None
+    """Height and width of an object pixel in metres; None where unknown."""
 
 
 def read_facts(file: Path) -> ModelFacts:
@@ -68,6 +72,13 @@ def differences(model: ModelFacts, scan: ScanFacts) -> list[str]:
             f'The probe differs from that of the training (overlap {overlap:.2f}): "Use the probe of the model" '
             'decides which of the two is used.'
         )
+    before, now = model.header.object_pixel_m, scan.pixel_m
+    if before is not None and now is not None and not np.allclose(now, before, rtol=PIXEL_TOLERANCE, atol=0):
+        found.append(
+            f'The model was trained with object pixels of {_nanometres(before)} (height x width), this scan has '
+            f'{_nanometres(now)}: probe and features have another size in pixels. Check photon energy, detector '
+            'distance and binning, or train with this pixel size.'
+        )
     photons = model.header.photons_per_frame
     if photons > 0 and scan.photons > 0 and not 1 / DOSE_FACTOR < scan.photons / photons < DOSE_FACTOR:
         found.append(
@@ -80,6 +91,10 @@ def differences(model: ModelFacts, scan: ScanFacts) -> list[str]:
 def in_words(photons: float) -> str:
     """Return a number of photons with two significant digits and without an exponent: ``780,000``."""
     return f'{float(f"{photons:.2g}"):,.0f}'
+
+
+def _nanometres(pixel_m: tuple[float, float]) -> str:
+    return ' x '.join(f'{side * 1e9:.4g}' for side in pixel_m) + ' nm'
 
 
 def _overlap(first: npt.NDArray[np.complexfloating], second: npt.NDArray[np.complexfloating]) -> float:
