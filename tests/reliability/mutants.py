@@ -3,9 +3,9 @@
     python tests/reliability/mutants.py [--minutes 30] [--mutants 400] [--seed 0] [--only physics/]
 
 cosmic-ray makes the mutants. A sample of them, drawn with a fixed seed, is tested in a copy of the tree, each by the
-quick tests of its module (``TESTS``) in a fork of a process that has imported the large packages. Those tests must pass
-without a mutant first; the time that they take then sets the time limit of a mutant. The result is written to
-``mutation.md``, and from there into ``docs/reliability.md``.
+quick tests of its module (``mutated_modules.json``) in a fork of a process that has imported the large packages. Those
+tests must pass without a mutant first; the time that they take then sets the time limit of a mutant. The result is
+written to ``mutation.md``, and from there into ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,46 +46,18 @@ SECTION = HERE / 'mutation.md'
 EQUIVALENT = HERE / 'equivalent_mutants.json'
 HEADING = '## Mutation testing'
 
-SOLVER = ('tests/engines/test_solver.py', 'tests/engines/test_regularizers.py')
-TESTS = {
-    'physics/kernels': ('tests/physics/test_kernels.py', 'tests/physics/test_preconditioner.py'),
-    'physics': ('tests/physics/test_forward.py', 'tests/physics/test_patches.py', 'tests/physics/test_derivatives.py'),
-    'engines/geometry_search': ('tests/engines/test_position_search.py',),
-    'engines/position_search': ('tests/engines/test_position_search.py',),
-    'engines/downsampling': ('tests/engines/test_position_search.py',),
-    'engines/gradients': SOLVER,
-    'engines/optimizers': SOLVER,
-    'engines/probe_modes': SOLVER,
-    'engines/regularizers': SOLVER,
-    'engines/solver': SOLVER,
-    'engines/smoothing_rule': ('tests/inspection/test_smoothing_rule.py',),
-    'engines/stitching': ('tests/engines/test_stitching.py', 'tests/engines/test_pipeline.py'),
-    'engines/network': ('tests/engines/test_pipeline.py', 'tests/engines/test_meta_device.py'),
-    'engines/pipeline': ('tests/engines/test_pipeline.py', 'tests/reliability/test_not_finite.py'),
-    'engines/probe_selection': ('tests/engines/test_pipeline.py',),
-    'engines/progress': ('tests/engines/test_pipeline.py',),
-    'storage/atomic': ('tests/reliability/test_files.py', 'tests/storage/test_model_file.py'),
-    'storage/folder_lock': ('tests/storage/test_folder_lock.py',),
-    'storage': ('tests/storage/test_model_file.py', 'tests/storage/test_checked_files.py'),
-    'worker/job': ('tests/worker/test_job.py',),
-    'worker/messages': ('tests/worker/test_child.py', 'tests/worker/test_job.py'),
-    'worker/observer': ('tests/worker/test_child.py',),
-    'worker': ('tests/worker/test_child.py', 'tests/worker/test_parent.py'),
-    'data/finite_check': ('tests/reliability/test_not_finite.py', 'tests/data/test_scan.py'),
-    'data/validation': ('tests/data/test_scan.py', 'tests/reliability/test_bad_input.py'),
-    'training/resume': ('tests/training/test_resume.py',),
-    'limits': ('tests/test_limits.py',),
-}
+MODULES = json.loads((HERE / 'mutated_modules.json').read_text(encoding='utf-8'))
+TESTS: dict[str, tuple[str, ...]] = {name: tuple(tests) for name, tests in MODULES['tests'].items()}
 """The quick tests of each module; the longest name that the path of a module begins with counts."""
-
-LEFT_OUT = ('engines/distributed', 'engines/held_out', 'engines/verification', 'engines/memory', 'engines/threads')
-"""Tested by runs of several processes, on real memory, or in other parts of the suite only: not quick."""
+LEFT_OUT = tuple(MODULES['left out'])
 
 PRELOADED: tuple[str, ...] = ('torch', 'lightning.pytorch', 'numba', 'scipy.ndimage', 'scipy.optimize', 'h5py')
 PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'ptychodus.api.product')
 
 LIMIT_FACTOR, SHORTEST_LIMIT_S = 5.0, 30.0
 """A mutant may take so many times as long as the tests take without one, and at least so many seconds."""
+COMPILATION_S = 240.0
+"""A mutant in compiled code may take so many seconds more."""
 
 
 class Mutant(NamedTuple):
@@ -166,12 +138,11 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
             begun = time.monotonic()
             if outcome(tests, 600) != 0:
                 raise SystemExit(f'These tests fail or hang without a mutant: {" ".join(tests)}.')
-            limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - begun))
-        original, times = path.read_bytes(), path.stat()
-        path.write_text(mutant.source, encoding='utf-8')
-        code = outcome(tests, limits[tests])
-        path.write_bytes(original)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            took = time.monotonic() - begun
+            limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * took)
+            print(f'{took:.1f} s without a mutant: {" ".join(tests)}', file=sys.stderr, flush=True)
+        with changed(path, mutant.source):
+            code = outcome(tests, limits[tests] + COMPILATION_S * ('@compiled' in mutant.source))
         result.drawn += 1
         result.timed_out += code is None
         result.killed[room(path)] += code != 0
@@ -180,6 +151,23 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
         word = {0: 'SURVIVED', None: 'time limit'}.get(code, 'killed')
         print(f'{word}: {path}:{mutant.line}: {mutant.before} -> {mutant.after}', file=sys.stderr, flush=True)
     return result
+
+
+@contextmanager
+def changed(path: Path, source: str) -> Iterator[None]:
+    """Give a module another text for a while; its times and numba's cache of its functions come back after that."""
+    original, times, cache = path.read_bytes(), path.stat(), path.parent / '__pycache__'
+    kept = {file: file.read_bytes() for file in cache.glob('*.nb[ic]')}
+    path.write_text(source, encoding='utf-8')
+    try:
+        yield
+    finally:
+        path.write_bytes(original)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for file in set(cache.glob('*.nb[ic]')) - kept.keys():
+            file.unlink()
+        for file, content in kept.items():
+            file.write_bytes(content)
 
 
 def tests_of(path: Path) -> tuple[str, ...]:
