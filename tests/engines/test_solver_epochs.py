@@ -15,7 +15,7 @@ from ptychopinn_torch_plugin.engines.gradients import GradientAccumulation
 from ptychopinn_torch_plugin.engines.optimizers import PositionOptimizer
 from ptychopinn_torch_plugin.engines.regularizers import TotalVariation
 from ptychopinn_torch_plugin.engines.solver import Solver, final_deviance, likelihood_for
-from ptychopinn_torch_plugin.physics.forward import power
+from ptychopinn_torch_plugin.physics.forward import power, simulate
 from ptychopinn_torch_plugin.physics.kernels.sums import Gradients, RefinedQuantities
 from ptychopinn_torch_plugin.physics.noise_models import total_deviance
 from ptychopinn_torch_plugin.physics.preconditioner import low_frequency_filter, precondition_low_frequencies
@@ -192,8 +192,12 @@ def test_positions_stay_inside_the_object_array(tensors: ScanTensors) -> None:
 
 def test_the_refinement_ends_where_its_listener_says_so(tensors: ScanTensors) -> None:
     calls: list[int] = []
-    solver = Solver(tensors, initial_state(tensors), settings(refine_epochs=9), 64)
-    solver.run(lambda epoch, _deviance: bool(calls.append(epoch)) or epoch == 2)
+
+    def listen(epoch: int, _deviance: float) -> bool:
+        calls.append(epoch)
+        return epoch == 2
+
+    Solver(tensors, initial_state(tensors), settings(refine_epochs=9), 64).run(listen)
     assert calls == [1, 2]
     stops = iter([False, False, True])
     solver = Solver(tensors, initial_state(tensors), settings(refine_epochs=9), 64)
@@ -216,8 +220,6 @@ def test_the_likelihood_follows_the_counts_per_measured_pixel(
 
 @pytest.mark.parametrize('likelihood', ['amplitude', 'poisson'])
 def test_the_deviance_is_the_mean_over_the_measured_pixels(tensors: ScanTensors, likelihood: str) -> None:
-    from ptychopinn_torch_plugin.physics.forward import simulate
-
     run = Recorded(tensors, settings(refine_epochs=1))
     state = run.states[1]
     batch = tensors.batch(state, np.arange(tensors.size))

@@ -52,7 +52,11 @@ TESTS: dict[str, tuple[str, ...]] = {name: tuple(tests) for name, tests in MODUL
 LEFT_OUT = tuple(MODULES['left out'])
 
 PRELOADED: tuple[str, ...] = ('torch', 'lightning.pytorch', 'numba', 'scipy.ndimage', 'scipy.optimize', 'h5py')
-PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'ptychodus.api.product')
+PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'psutil', 'skimage.metrics')
+PRELOADED += ('pytest_timeout', 'ptychodus.api.product', 'ptychodus.api.reconstruct')
+
+PLUGINS = ('-p', 'no:cacheprovider', '-p', 'pytest_timeout')
+"""Others are not loaded: that would take longer than most tests."""
 
 LIMIT_FACTOR, SHORTEST_LIMIT_S = 5.0, 30.0
 """A mutant may take so many times as long as the tests take without one, and at least so many seconds."""
@@ -96,7 +100,8 @@ def main() -> int:
         copy_tree(Path(folder))
         os.chdir(folder)
         os.environ |= {'PYTHONPATH': folder, 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
-        sys.path[0] = folder
+        os.environ |= {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1', 'PYDANTIC_DISABLE_PLUGINS': '1'}
+        sys.path[0], sys.dont_write_bytecode = folder, True
         result = run(options, deadline)
     text = document(result, options.seed)
     print(text)
@@ -141,8 +146,8 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
             took = time.monotonic() - begun
             limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * took)
             print(f'{took:.1f} s without a mutant: {" ".join(tests)}', file=sys.stderr, flush=True)
-        with changed(path, mutant.source):
-            code = outcome(tests, limits[tests] + COMPILATION_S * ('@compiled' in mutant.source))
+        with changed(path, mutant):
+            code = outcome(tests, limits[tests] + COMPILATION_S * is_compiled(mutant))
         result.drawn += 1
         result.timed_out += code is None
         result.killed[room(path)] += code != 0
@@ -154,20 +159,50 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
 
 
 @contextmanager
-def changed(path: Path, source: str) -> Iterator[None]:
-    """Give a module another text for a while; its times and numba's cache of its functions come back after that."""
+def changed(path: Path, mutant: Mutant) -> Iterator[None]:
+    """Give a module the text of a mutant for a while.
+
+    Numba compiles all functions of a module again when size or time of its file differ. So a module with compiled
+    functions keeps both, and only the functions that the mutant changes are removed from the cache.
+    """
     original, times, cache = path.read_bytes(), path.stat(), path.parent / '__pycache__'
-    kept = {file: file.read_bytes() for file in cache.glob('*.nb[ic]')}
-    path.write_text(source, encoding='utf-8')
+    kept = {file: file.read_bytes() for file in cache.glob(f'{path.stem}.*.nb[ic]')}
+    path.write_bytes(mutant.source.encode())
+    if is_compiled(mutant):
+        path.write_bytes(of_length(mutant.source.encode(), len(original)))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for file in cache.glob(f'{path.stem}.{function_used_once(mutant)}-*.nb[ic]'):
+            file.unlink()
     try:
         yield
     finally:
         path.write_bytes(original)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        for file in set(cache.glob('*.nb[ic]')) - kept.keys():
+        for file in set(cache.glob(f'{path.stem}.*.nb[ic]')) - kept.keys():
             file.unlink()
         for file, content in kept.items():
             file.write_bytes(content)
+
+
+def is_compiled(mutant: Mutant) -> bool:
+    """Return whether the module of a mutant has functions that numba compiles."""
+    return '@compiled' in mutant.source
+
+
+def of_length(source: bytes, length: int) -> bytes:
+    """Return a module with a comment at its end, or without the first letters of its docstring."""
+    docstring, surplus = source.index(b'"""') + 3, len(source) - length
+    if surplus > source.index(b'\n') - docstring:
+        return source
+    return source[:docstring] + source[docstring + surplus :] if surplus > 0 else source + b'#' * -surplus
+
+
+def function_used_once(mutant: Mutant) -> str:
+    """Return the name of the function that a mutant changes; a pattern for all where others of its module use it."""
+    for node in ast.parse(mutant.source).body:
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.line <= (node.end_lineno or 0):
+            return node.name if len(re.findall(rf'\b{node.name}\(', mutant.source)) == 1 else '*'
+    return '*'
 
 
 def tests_of(path: Path) -> tuple[str, ...]:
@@ -230,7 +265,7 @@ def outcome(tests: tuple[str, ...], limit_s: float) -> int | None:
         os.dup2(log, 2)
         code = 70
         try:
-            code = int(pytest.main(['-q', '-x', '-m', 'not slow', '-p', 'no:cacheprovider', '-p', 'no:xdist', *tests]))
+            code = int(pytest.main(['-q', '-x', '-m', 'not slow', *PLUGINS, *tests]))
         finally:
             os._exit(code)
     deadline = time.monotonic() + limit_s
