@@ -147,7 +147,7 @@ def test_repeated_positions_are_counted(caplog: pytest.LogCaptureFixture) -> Non
     assert found.dtype == np.float64
     assert 'scan: 2 of 5 positions repeat another one exactly, first number 2: all are used' in caplog.text
     with pytest.raises(InputError, match='positions has 2 entries that are not finite, first number 1'):
-        check_positions([[1, 2], [np.nan, np.inf], [1, np.inf]], 3, 'scan')
+        check_positions(np.array([[1, 2], [np.nan, np.inf], [1, np.inf]]), 3, 'scan')
 
 
 def test_the_memory_of_object_and_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
