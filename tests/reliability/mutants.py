@@ -100,6 +100,8 @@ def main() -> int:
         copy_tree(Path(folder))
         os.chdir(folder)
         os.environ |= {'PYTHONPATH': folder, 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
+        # As in the tests: set before torch is imported, because threads that spin starve the others.
+        os.environ |= {'OMP_WAIT_POLICY': 'PASSIVE', 'QT_QPA_PLATFORM': 'offscreen', 'MPLBACKEND': 'Agg'}
         os.environ |= {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1', 'PYDANTIC_DISABLE_PLUGINS': '1'}
         sys.path[0], sys.dont_write_bytecode = folder, True
         result = run(options, deadline)
