@@ -3,9 +3,9 @@
     python tests/reliability/mutants.py [--minutes 30] [--mutants 400] [--seed 0] [--only physics/]
 
 cosmic-ray makes the mutants. A sample of them, drawn with a fixed seed, is tested in a copy of the tree, each by the
-quick tests of its module (``TESTS``) in a fork of a process that has imported the large packages. Those tests must pass
-without a mutant first; the time that they take then sets the time limit of a mutant. The result is written to
-``mutation.md``, and from there into ``docs/reliability.md``.
+quick tests of its module (``mutated_modules.json``) in a fork of a process that has imported the large packages. Those
+tests must pass without a mutant first; the time that they take then sets the time limit of a mutant. The result is
+written to ``mutation.md``, and from there into ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,46 +46,22 @@ SECTION = HERE / 'mutation.md'
 EQUIVALENT = HERE / 'equivalent_mutants.json'
 HEADING = '## Mutation testing'
 
-SOLVER = ('tests/engines/test_solver.py', 'tests/engines/test_regularizers.py')
-TESTS = {
-    'physics/kernels': ('tests/physics/test_kernels.py', 'tests/physics/test_preconditioner.py'),
-    'physics': ('tests/physics/test_forward.py', 'tests/physics/test_patches.py', 'tests/physics/test_derivatives.py'),
-    'engines/geometry_search': ('tests/engines/test_position_search.py',),
-    'engines/position_search': ('tests/engines/test_position_search.py',),
-    'engines/downsampling': ('tests/engines/test_position_search.py',),
-    'engines/gradients': SOLVER,
-    'engines/optimizers': SOLVER,
-    'engines/probe_modes': SOLVER,
-    'engines/regularizers': SOLVER,
-    'engines/solver': SOLVER,
-    'engines/smoothing_rule': ('tests/inspection/test_smoothing_rule.py',),
-    'engines/stitching': ('tests/engines/test_stitching.py', 'tests/engines/test_pipeline.py'),
-    'engines/network': ('tests/engines/test_pipeline.py', 'tests/engines/test_meta_device.py'),
-    'engines/pipeline': ('tests/engines/test_pipeline.py', 'tests/reliability/test_not_finite.py'),
-    'engines/probe_selection': ('tests/engines/test_pipeline.py',),
-    'engines/progress': ('tests/engines/test_pipeline.py',),
-    'storage/atomic': ('tests/reliability/test_files.py', 'tests/storage/test_model_file.py'),
-    'storage/folder_lock': ('tests/storage/test_folder_lock.py',),
-    'storage': ('tests/storage/test_model_file.py', 'tests/storage/test_checked_files.py'),
-    'worker/job': ('tests/worker/test_job.py',),
-    'worker/messages': ('tests/worker/test_child.py', 'tests/worker/test_job.py'),
-    'worker/observer': ('tests/worker/test_child.py',),
-    'worker': ('tests/worker/test_child.py', 'tests/worker/test_parent.py'),
-    'data/finite_check': ('tests/reliability/test_not_finite.py', 'tests/data/test_scan.py'),
-    'data/validation': ('tests/data/test_scan.py', 'tests/reliability/test_bad_input.py'),
-    'training/resume': ('tests/training/test_resume.py',),
-    'limits': ('tests/test_limits.py',),
-}
+MODULES = json.loads((HERE / 'mutated_modules.json').read_text(encoding='utf-8'))
+TESTS: dict[str, tuple[str, ...]] = {name: tuple(tests) for name, tests in MODULES['tests'].items()}
 """The quick tests of each module; the longest name that the path of a module begins with counts."""
-
-LEFT_OUT = ('engines/distributed', 'engines/held_out', 'engines/verification', 'engines/memory', 'engines/threads')
-"""Tested by runs of several processes, on real memory, or in other parts of the suite only: not quick."""
+LEFT_OUT = tuple(MODULES['left out'])
 
 PRELOADED: tuple[str, ...] = ('torch', 'lightning.pytorch', 'numba', 'scipy.ndimage', 'scipy.optimize', 'h5py')
-PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'ptychodus.api.product')
+PRELOADED += ('scipy.spatial', 'hypothesis', 'matplotlib', 'pydantic', 'safetensors.torch', 'psutil', 'skimage.metrics')
+PRELOADED += ('pytest_timeout', 'ptychodus.api.product', 'ptychodus.api.reconstruct')
+
+PLUGINS = ('-p', 'no:cacheprovider', '-p', 'pytest_timeout')
+"""Others are not loaded: that would take longer than most tests."""
 
 LIMIT_FACTOR, SHORTEST_LIMIT_S = 5.0, 30.0
 """A mutant may take so many times as long as the tests take without one, and at least so many seconds."""
+COMPILATION_S = 240.0
+"""A mutant in compiled code may take so many seconds more."""
 
 
 class Mutant(NamedTuple):
@@ -124,7 +100,10 @@ def main() -> int:
         copy_tree(Path(folder))
         os.chdir(folder)
         os.environ |= {'PYTHONPATH': folder, 'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1'}
-        sys.path[0] = folder
+        # As in the tests: set before torch is imported, because threads that spin starve the others.
+        os.environ |= {'OMP_WAIT_POLICY': 'PASSIVE', 'QT_QPA_PLATFORM': 'offscreen', 'MPLBACKEND': 'Agg'}
+        os.environ |= {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1', 'PYDANTIC_DISABLE_PLUGINS': '1'}
+        sys.path[0], sys.dont_write_bytecode = folder, True
         result = run(options, deadline)
     text = document(result, options.seed)
     print(text)
@@ -166,12 +145,11 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
             begun = time.monotonic()
             if outcome(tests, 600) != 0:
                 raise SystemExit(f'These tests fail or hang without a mutant: {" ".join(tests)}.')
-            limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - begun))
-        original, times = path.read_bytes(), path.stat()
-        path.write_text(mutant.source, encoding='utf-8')
-        code = outcome(tests, limits[tests])
-        path.write_bytes(original)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            took = time.monotonic() - begun
+            limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * took)
+            print(f'{took:.1f} s without a mutant: {" ".join(tests)}', file=sys.stderr, flush=True)
+        with changed(path, mutant):
+            code = outcome(tests, limits[tests] + COMPILATION_S * is_compiled(mutant))
         result.drawn += 1
         result.timed_out += code is None
         result.killed[room(path)] += code != 0
@@ -180,6 +158,53 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
         word = {0: 'SURVIVED', None: 'time limit'}.get(code, 'killed')
         print(f'{word}: {path}:{mutant.line}: {mutant.before} -> {mutant.after}', file=sys.stderr, flush=True)
     return result
+
+
+@contextmanager
+def changed(path: Path, mutant: Mutant) -> Iterator[None]:
+    """Give a module the text of a mutant for a while.
+
+    Numba compiles all functions of a module again when size or time of its file differ. So a module with compiled
+    functions keeps both, and only the functions that the mutant changes are removed from the cache.
+    """
+    original, times, cache = path.read_bytes(), path.stat(), path.parent / '__pycache__'
+    kept = {file: file.read_bytes() for file in cache.glob(f'{path.stem}.*.nb[ic]')}
+    path.write_bytes(mutant.source.encode())
+    if is_compiled(mutant):
+        path.write_bytes(of_length(mutant.source.encode(), len(original)))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for file in cache.glob(f'{path.stem}.{function_used_once(mutant)}-*.nb[ic]'):
+            file.unlink()
+    try:
+        yield
+    finally:
+        path.write_bytes(original)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        for file in set(cache.glob(f'{path.stem}.*.nb[ic]')) - kept.keys():
+            file.unlink()
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
+def is_compiled(mutant: Mutant) -> bool:
+    """Return whether the module of a mutant has functions that numba compiles."""
+    return '@compiled' in mutant.source
+
+
+def of_length(source: bytes, length: int) -> bytes:
+    """Return a module with a comment at its end, or without the first letters of its docstring."""
+    docstring, surplus = source.index(b'"""') + 3, len(source) - length
+    if surplus > source.index(b'\n') - docstring:
+        return source
+    return source[:docstring] + source[docstring + surplus :] if surplus > 0 else source + b'#' * -surplus
+
+
+def function_used_once(mutant: Mutant) -> str:
+    """Return the name of the function that a mutant changes; a pattern for all where others of its module use it."""
+    for node in ast.parse(mutant.source).body:
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.line <= (node.end_lineno or 0):
+            return node.name if len(re.findall(rf'\b{node.name}\(', mutant.source)) == 1 else '*'
+    return '*'
 
 
 def tests_of(path: Path) -> tuple[str, ...]:
@@ -242,7 +267,7 @@ def outcome(tests: tuple[str, ...], limit_s: float) -> int | None:
         os.dup2(log, 2)
         code = 70
         try:
-            code = int(pytest.main(['-q', '-x', '-m', 'not slow', '-p', 'no:cacheprovider', '-p', 'no:xdist', *tests]))
+            code = int(pytest.main(['-q', '-x', '-m', 'not slow', *PLUGINS, *tests]))
         finally:
             os._exit(code)
     deadline = time.monotonic() + limit_s

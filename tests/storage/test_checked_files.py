@@ -13,9 +13,11 @@ import pytest
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, ModelFileError
 from ptychopinn_torch_plugin.storage.checked_files import (
     MAX_TEXT_BYTES,
+    check_declared_bytes,
     open_regular,
     parse_json,
     parse_yaml,
+    printable,
     read_bytes,
     read_text,
 )
@@ -190,3 +192,82 @@ def test_the_limit_of_text_files_is_kept(tmp_path: Path) -> None:
     (tmp_path / 'file').write_bytes(b' ' * (MAX_TEXT_BYTES + 1))
     with pytest.raises(ConfigurationError, match='more than the 262,144 that are read'):
         read_text(tmp_path / 'file')
+
+
+# The last value that is taken and the first that is refused
+
+
+def test_the_limits_of_json() -> None:
+    path = Path('c.json')
+    assert parse_json('[' + '1,' * 9_999 + '1]', path) == [1] * 10_000
+    with pytest.raises(ConfigurationError, match='more than 10,000 values'):
+        parse_json('[' + '1,' * 10_000 + '1]', path)
+    with pytest.raises(ConfigurationError, match='more than 10,000 values'):
+        parse_json('[' + '{"a":[]},' * 3_334 + '1]', path)
+    assert len(parse_json('[' + '1,' * 10_000 + '1]', path, max_values=None)) == 10_001
+    for brackets in ('[]', '{}'):
+        deepest = '{"a":' * 31 + brackets + '}' * 31
+        assert parse_json(deepest, path)
+        with pytest.raises(ConfigurationError, match='more than 32 levels'):
+            parse_json('[' + deepest + ']', path)
+    side_by_side = '[' + '[[]],' * 40 + '{"a": {"b": []}}]'
+    assert len(parse_json(side_by_side, path, max_depth=4)) == 41
+    with pytest.raises(ConfigurationError, match='more than 3 levels'):
+        parse_json(side_by_side, path, max_depth=3)
+
+
+def test_the_limits_of_yaml() -> None:
+    path = Path('c.yaml')
+    assert parse_yaml('[' * 32 + ']' * 32, path)
+    with pytest.raises(ConfigurationError, match='more than 32 levels'):
+        parse_yaml('[' * 33 + ']' * 33, path)
+    assert parse_yaml(f'a: {"x" * 10_000}', path) == {'a': 'x' * 10_000}
+    with pytest.raises(ConfigurationError, match='more than 10,000 characters'):
+        parse_yaml(f'a: {"x" * 10_001}', path)
+    # Stream, document and list begin with three events, and the document and the stream end with three.
+    assert parse_yaml('[' + '1,' * 19_995 + ']', path) == [1] * 19_995
+    with pytest.raises(ConfigurationError, match='10,000 values'):
+        parse_yaml('[' + '1,' * 19_996 + ']', path)
+    assert parse_yaml('a: [[1], [2], {b: [3]}]', path) == {'a': [[1], [2], {'b': [3]}]}
+
+
+def test_the_limits_of_sizes(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_bytes(b'x' * 100)
+    assert read_bytes(tmp_path / 'file', 100) == b'x' * 100
+    with pytest.raises(InputError, match='has 100 bytes, more than the 99 that are read'):
+        read_bytes(tmp_path / 'file', 99)
+    with open_regular(tmp_path / 'file') as file:
+        assert file.read() == b'x' * 100
+    (tmp_path / 'text').write_bytes(b' ' * MAX_TEXT_BYTES)
+    assert len(read_text(tmp_path / 'text')) == 256 * 1024
+    (tmp_path / 'text').write_bytes(b'abc\xff')
+    with pytest.raises(ConfigurationError, match=r'byte 3 is 0xff'):
+        read_text(tmp_path / 'text')
+
+
+def test_the_limits_of_declared_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path('x.h5')
+    check_declared_bytes(path, 2**26 + 250 * 1000, 1000)
+    with pytest.raises(InputError, match=r'unpacks from 1,000 to 67,358,865 bytes, more than 250 times its size'):
+        check_declared_bytes(path, 2**26 + 250 * 1000 + 1, 1000)
+    monkeypatch.setattr('ptychopinn_torch_plugin.storage.checked_files.physical_memory', lambda: 3 * 2**29)
+    check_declared_bytes(path, 3 * 2**29, 2**28)
+    with pytest.raises(InputError, match=r'arrays of 1.5 GiB, more than the 1.5 GiB of memory'):
+        check_declared_bytes(path, 3 * 2**29 + 1, 2**28)
+
+
+def test_what_a_message_shows_is_short_and_printable() -> None:
+    assert printable('a' * 60) == 'a' * 60
+    assert printable('a' * 61) == 'a' * 60 + '...'
+    assert printable('a' * 8, 7) == 'a' * 7 + '...'
+    assert printable('ä\n') == r'\xe4\n'
+
+
+def test_messages_about_files_name_the_reason(tmp_path: Path) -> None:
+    for name, sentence in (
+        ('missing', r'missing does not exist\.'),
+        ('file/inside', 'cannot be read .Not a directory'),
+    ):
+        (tmp_path / 'file').touch()
+        with pytest.raises(InputError, match=sentence):
+            read_bytes(tmp_path / name, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import stat
@@ -15,7 +16,7 @@ import pytest
 
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
-from ptychopinn_torch_plugin.errors import ConfigurationError, WorkerError
+from ptychopinn_torch_plugin.errors import ConfigurationError, MemoryLimitError, WorkerError
 from ptychopinn_torch_plugin.storage.atomic import writer_tag
 from ptychopinn_torch_plugin.types import (
     Credibility,
@@ -25,6 +26,7 @@ from ptychopinn_torch_plugin.types import (
     ReconstructionMetrics,
 )
 from ptychopinn_torch_plugin.worker.job import (
+    JobKind,
     has_result,
     open_job,
     read_preview,
@@ -158,6 +160,60 @@ def test_incomplete_jobs_are_refused(tmp_path: Path, scan: RawScan) -> None:
         pass
 
 
+@pytest.mark.parametrize('kind', ['train', 'reconstruct', 'refine'])
+def test_a_job_has_what_it_was_opened_with(kind: JobKind, tmp_path: Path, scan: RawScan) -> None:
+    config = Config()
+    scans = [scan, scan] if kind == 'train' else [scan]
+    arguments: dict[str, Any] = {'output_folder': tmp_path / 'out', 'model_file': tmp_path / 'm', 'pixel_m': (1.0, 2.0)}
+    with open_job(kind, scans, config, **arguments, keeps_previews=True) as job:
+        assert (job.kind, job.config, job.pixel_m, job.keeps_previews) == (kind, config, (1.0, 2.0), True)
+        assert (job.output_folder, job.model_file) == (tmp_path.resolve() / 'out', tmp_path.resolve() / 'm')
+        assert job.section is (config.training if kind == 'train' else config.inference)
+        assert len(read_scans(job.folder)) == len(scans)
+    bare: dict[str, Any] = {'output_folder': tmp_path} if kind == 'train' else {}
+    bare |= {'model_file': tmp_path / 'm'} if kind == 'reconstruct' else {}
+    with open_job(kind, [scan], config, **bare) as job:
+        assert (job.pixel_m, job.keeps_previews) == (None, False)
+        assert (job.model_file is None) == (kind != 'reconstruct')
+        assert (job.output_folder is None) == (kind != 'train')
+    with pytest.raises(ConfigurationError, match='0 scans|exactly one scan, not 0'), open_job(kind, [], config, **bare):
+        pass
+
+
+@pytest.mark.parametrize(('number', 'error'), [(errno.ENOMEM, MemoryLimitError), (errno.EIO, OSError)])
+def test_a_map_that_does_not_fit_into_memory(
+    number: int, error: type[Exception], tmp_path: Path, scan: RawScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scan(tmp_path, scan)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, 'no')
+
+    monkeypatch.setattr(np, 'load', refuse)
+    with pytest.raises(
+        error, match='too small for the scan: crop or bin' if number == errno.ENOMEM else 'no'
+    ) as caught:
+        read_scan(tmp_path)
+    assert type(caught.value) is error
+
+
+def test_a_preview_with_values_that_are_not_finite_is_none(tmp_path: Path) -> None:
+    for value, is_shown in ((1.0, True), (np.nan, False), (np.inf, False)):
+        np.save(tmp_path / 'preview.npy', np.array([[1.0, value]], dtype=np.complex64))
+        assert (read_preview(tmp_path / 'preview.npy') is not None) == is_shown
+
+
+def test_a_record_without_its_header_is_incomplete(tmp_path: Path, scan: RawScan) -> None:
+    write_scan(tmp_path, scan)
+    assert not (tmp_path / 'scan.tmp').exists()
+    (tmp_path / 'scan.json').unlink()
+    with pytest.raises(WorkerError, match=r'There is no scan in the job folder .*scan\.json is missing'):
+        read_scan(tmp_path)
+    with pytest.raises(TypeError, match='Path is neither an array nor a plain value'):
+        write_scan(tmp_path, dataclasses.replace(scan, name=Path('x')))  # type: ignore[arg-type]
+    assert not (tmp_path / 'scan.json').exists()
+
+
 def test_full_disk_names_the_remedy(tmp_path: Path, scan: RawScan) -> None:
     (tmp_path / 'file').touch()
     with pytest.raises(WorkerError, match='TMPDIR'):
@@ -216,6 +272,25 @@ def sweep(shared: Path, scan: RawScan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, 'tempdir', str(shared))
     with open_job('refine', [scan], Config()):
         pass
+
+
+def test_folders_of_the_living_and_of_nobody_are_left_alone(
+    tmp_path: Path, scan: RawScan, dead_owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [
+        make_job_folder(tmp_path / 'ptychopinn-living', writer_tag()),
+        make_job_folder(tmp_path / 'ptychopinn-text', 'no tag'),
+        make_job_folder(tmp_path / 'ptychopinn-longer', f'{dead_owner} and more'),
+        make_job_folder(tmp_path / 'another-prefix', dead_owner),
+    ]
+    (tmp_path / 'ptychopinn-file').write_text(dead_owner)
+    (tmp_path / 'ptychopinn-empty').mkdir()
+    gone = [make_job_folder(tmp_path / f'ptychopinn-gone-{number}', dead_owner) for number in range(2)]
+    sweep(tmp_path, scan, monkeypatch)
+    assert all(folder.exists() for folder in kept)
+    assert (tmp_path / 'ptychopinn-file').exists()
+    assert (tmp_path / 'ptychopinn-empty').exists()
+    assert not any(folder.exists() for folder in gone)
 
 
 def test_a_marker_of_seven_terabytes_is_not_read(
