@@ -498,6 +498,12 @@ class RefinementConfig(_Frozen):
         ge=0.0,
         le=256.0,
     )
+    stop_when_done: bool = setting(
+        True,
+        'Stop when done',
+        'End the refinement as soon as the misfit no longer falls; its epochs are then the most. Switch it off for a '
+        'fixed number of epochs.',
+    )
 
     @field_validator('smoothing')
     @classmethod

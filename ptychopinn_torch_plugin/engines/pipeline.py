@@ -41,6 +41,7 @@ from .position_search import search_positions
 from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid
 from .solver import Solver
+from .stopping_rule import StoppingRule
 from .verification import LEAST_VERIFIED, verify
 
 logger = logging.getLogger(__name__)
@@ -179,8 +180,11 @@ def _solve(
         ReconstructionError: object, probe, positions or intensities are no longer finite.
     """
 
+    most = config.refinement.refine_epochs
+
     def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord], float]:
         solver = Solver(tensors, state, config.refinement, batch_size)
+        rule = StoppingRule(tensors, solver.state.object_shape, config.refinement)
         losses: list[LossRecord] = []
 
         def listen(epoch: int, deviance: float) -> bool:
@@ -190,6 +194,10 @@ def _solve(
             progress.losses(epoch, deviance)
             progress.advance()
             progress.preview(lambda: solver.state.object_array, solver.state.origin)
+            if rule.is_done(deviance) and epoch < most:
+                logger.info('Stopped after %d of %d epochs: the misfit no longer falls.', epoch, most)
+                progress.finish()
+                return True
             return progress.should_stop()
 
         with torch.inference_mode():

@@ -45,6 +45,11 @@ class ProgressReporter:
         self._goal = max(self._goal, self._done)
         self._observer.on_progress(self._done, self._goal)
 
+    def finish(self) -> None:
+        """Count all steps as done, because the remaining ones are not needed."""
+        self._done = self._goal
+        self._observer.on_progress(self._done, self._goal)
+
     def losses(self, epoch: int, deviance: float) -> None:
         """Report the deviance per pixel of an epoch (from 1) of the refinement."""
         self._observer.on_losses(epoch, deviance, None)

@@ -27,7 +27,7 @@ LONG = {
     'PtychoPINNPyTorchData': {'group_size': '8', 'neighbor_count': '10'},
     'PtychoPINNPyTorchModel': {'width': '4', 'levels': '1', 'steps': '1'},
     'PtychoPINNPyTorchTraining': {'epochs': '3000', 'threads': '1', 'probe_trainable': 'false'},
-    'PtychoPINNPyTorchRefinement': {'refine_epochs': '100000', 'refine_positions': 'false'},
+    'PtychoPINNPyTorchRefinement': {'refine_epochs': '100000', 'stop_when_done': 'false', 'refine_positions': 'false'},
 }
 
 

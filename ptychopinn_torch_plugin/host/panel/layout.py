@@ -144,6 +144,7 @@ _OF_EPOCHS: Final = frozenset(
         'positions_start',
         'refine_intensity',
         'intensity_start',
+        'stop_when_done',
     }
 )
 """Refinement settings that have an effect in its epochs only."""
