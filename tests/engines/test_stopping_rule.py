@@ -1,4 +1,4 @@
-"""A refinement ends when its misfit no longer falls, not before its last quantity has settled, and the same everywhere."""
+"""A refinement ends when its misfit no longer falls, after its last quantity has settled, and the same everywhere."""
 
 from __future__ import annotations
 
