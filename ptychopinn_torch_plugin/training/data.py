@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..config import Config
 from ..data.grouping import hold_out_positions
+from ..data.sharding import processes
 from ..errors import ConfigurationError
 from ..signals import ignore_stop_signals
 from .batches import GroupDataset, GroupSampler, TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
@@ -46,7 +47,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             trained_scans(scans, config),
             training,
             config.data,
-            config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size),
+            groups_per_step(config),
             config.training.seed,
         )
         self._validation = ValidationBatches(scans, held_out, config.data.group_size, should_stop)
@@ -94,6 +95,23 @@ class PtychoPINNDataModule(pl.LightningDataModule):
 def _ignore_stop_signals(_number: int) -> None:
     """Leave the end of a loader process to the training process, which may send SIGTERM for it."""
     ignore_stop_signals(signal.SIGTERM)
+
+
+def groups_per_step(config: Config) -> int:
+    """Return the number of groups in one optimiser step, in all processes together.
+
+    Raises:
+        ConfigurationError: some processes would have none.
+    """
+    size = processes().size
+    if not config.training.batch_size:
+        return max(size, PATTERNS_PER_STEP // config.data.group_size)
+    if config.training.batch_size < size:
+        raise ConfigurationError(
+            f'training.batch_size = {config.training.batch_size}: {size} processes divide the groups of a step, and '
+            f'each needs one at least; choose {size} or more, 0 for the automatic number, or fewer devices.'
+        )
+    return config.training.batch_size
 
 
 def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:
