@@ -52,32 +52,40 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         from ..training.checkpoint import CHECKPOINT_FOLDER
         from ..training.run import train as train_model
     refuse_unwritable(parsed.output / MODEL_FILE)
-    scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
     context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)))
-    start = time.perf_counter()
-    with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
-        status.begin('training')
-        with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
-            model = train_model(scans, config, parsed.output, status.observer(observer))
-        status.finish(context.written.paths(), is_stopped=signals.received is not None)
-        ended_by, code = signals.received, signals.exit_code
-        header = read_model_header(model)
-        last = header.losses[-1] if header.losses else None
-        document = {
-            'model': model,
-            'scans': header.scans,
-            'epochs': len(header.losses),
-            'training_loss': last and last.training,
-            'validation_loss': last and last.validation,
-            'seconds': round(time.perf_counter() - start, 3),
-            'interrupted_by': ended_by,
-        }
-        text = f'The model is {model}.'
-        if ended_by:
-            text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
-            if parsed.output.joinpath(RESUME_FILE).is_file():
-                text += ' The same command continues from there.'
-        return CommandResult(document, text, code)
+    with reporting_process(parsed, trains=True) as reports:
+        scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
+        start = time.perf_counter()
+        status_file = parsed.output / STATUS_FILE if reports else None
+        with signals.deferred(), StatusFile(status_file, 'train') as status:
+            status.begin('training')
+            with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
+                model = train_model(scans, config, parsed.output, status.observer(observer))
+            if not reports:
+                return CommandResult()
+            status.finish(context.written.paths(), is_stopped=signals.received is not None)
+            return _trained(model, round(time.perf_counter() - start, 3), signals)
+
+
+def _trained(model: Path, seconds: float, signals: StopSignals) -> CommandResult:
+    ended_by, code = signals.received, signals.exit_code
+    header = read_model_header(model)
+    last = header.losses[-1] if header.losses else None
+    document = {
+        'model': model,
+        'scans': header.scans,
+        'epochs': len(header.losses),
+        'training_loss': last and last.training,
+        'validation_loss': last and last.validation,
+        'seconds': seconds,
+        'interrupted_by': ended_by,
+    }
+    text = f'The model is {model}.'
+    if ended_by:
+        text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
+        if model.with_name(RESUME_FILE).is_file():
+            text += ' The same command continues from there.'
+    return CommandResult(document, text, code)
 
 
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:

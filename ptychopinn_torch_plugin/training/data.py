@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,8 @@ from ..data.sharding import processes
 from ..errors import ConfigurationError
 from ..signals import ignore_stop_signals
 from .batches import GroupDataset, GroupSampler, TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
+
+logger = logging.getLogger(__name__)
 
 PATTERNS_PER_STEP = 64
 """Patterns in one optimiser step where the settings leave the batch size open."""
@@ -97,21 +100,27 @@ def _ignore_stop_signals(_number: int) -> None:
     ignore_stop_signals(signal.SIGTERM)
 
 
-def groups_per_step(config: Config) -> int:
-    """Return the number of groups in one optimiser step, in all processes together.
+def with_group_for_each(config: Config) -> Config:
+    """Return ``config`` with an automatic batch size replaced, where it leaves some processes without a group.
 
     Raises:
-        ConfigurationError: some processes would have none.
+        ConfigurationError: a given batch size leaves some processes without a group.
     """
-    size = processes().size
-    if not config.training.batch_size:
-        return max(size, PATTERNS_PER_STEP // config.data.group_size)
-    if config.training.batch_size < size:
+    size, given = processes().size, config.training.batch_size
+    if groups_per_step(config) >= size:
+        return config
+    if given:
         raise ConfigurationError(
-            f'training.batch_size = {config.training.batch_size}: {size} processes divide the groups of a step, and '
-            f'each needs one at least; choose {size} or more, 0 for the automatic number, or fewer devices.'
+            f'training.batch_size = {given}: {size} processes divide the groups of a step, and each needs one at '
+            f'least; choose {size} or more, 0 for the automatic number, or fewer devices.'
         )
-    return config.training.batch_size
+    logger.info('A step has %d groups, one for each process.', size)
+    return config.model_copy(update={'training': config.training.model_copy(update={'batch_size': size})})
+
+
+def groups_per_step(config: Config) -> int:
+    """Return the number of groups in one optimiser step, in all processes together."""
+    return config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size)
 
 
 def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:

@@ -33,7 +33,7 @@ from .batches import TrainingScan
 from .calibration import Calibration, is_calibrated, predict
 from .callbacks import ProgressCallback, SignalCallback, early_stopping
 from .checkpoint import CheckpointWriter, EpochFollower, ModelWriter
-from .data import PtychoPINNDataModule
+from .data import PtychoPINNDataModule, with_group_for_each
 from .environment import ConnectedEnvironment, make_strategy
 from .loggers import make_logger, mark_stopped
 from .module import PtychoPINNModule
@@ -113,6 +113,7 @@ def _train(config: Config, folder: Path, lock: FolderLock | None, scans: Sequenc
 def _train_with_lightning(
     config: Config, folder: Path, lock: FolderLock | None, scans: Sequence[RawScan], observer: Observer
 ) -> None:
+    config = with_group_for_each(config)
     device = select_device(config.training.accelerator)
     precision = make_precision(config, device)
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
