@@ -231,7 +231,8 @@ class TrainingConfig(_Frozen):
     batch_size: int = setting(
         0,
         'Batch size (training)',
-        'Groups in one optimiser step. 0 takes as many as contain 64 patterns. Set 1 if memory runs out in training.',
+        'Groups in one optimiser step, on all devices together. 0 takes as many as contain 64 patterns, one for each '
+        'device at least. Set 1 if memory runs out in training.',
         unit='groups',
         zero='automatic',
         ge=0,
@@ -302,7 +303,15 @@ class TrainingConfig(_Frozen):
         le=2**31 - 1,
     )
     accelerator: Accelerator = _accelerator_setting('train', 'training')
-    devices: int = setting(1, 'Devices (training)', 'Devices to train on at a time: one.', unit='devices', ge=1, le=64)
+    devices: int = setting(
+        1,
+        'Devices (training)',
+        'Devices that train one model together: GPUs, or processes on a CPU; they divide the groups of each step. '
+        'Ignored where torchrun has started the processes.',
+        unit='devices',
+        ge=1,
+        le=64,
+    )
     precision: Literal['32', 'bf16', '16'] = setting(
         '32',
         'Precision',
@@ -318,13 +327,6 @@ class TrainingConfig(_Frozen):
         le=4096,
     )
     threads: int = _threads_setting('training')
-
-    @field_validator('devices')
-    @classmethod
-    def _is_one(cls, devices: int) -> int:
-        if devices != 1:
-            raise ValueError('a scan is trained on with one device at a time, choose 1')
-        return devices
 
 
 class ExecutionConfig(_Frozen):

@@ -64,40 +64,47 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         from ..training.run import train as train_model
     refuse_unwritable(parsed.output / MODEL_FILE)
     report = parsed.output / TRAINING_REPORT_FILE
-    with collected_warnings() as warnings:
+    context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)), report)
+    with collected_warnings() as warnings, reporting_process(parsed, trains=True) as reports:
         scans = load_scans(parsed.scans, parsed.read_as, parsed.nphotons)
-        context.written.watch(*(parsed.output / name for name in (MODEL_FILE, RESUME_FILE, CHECKPOINT_FOLDER)), report)
         started, start = datetime.now(UTC).astimezone(), time.perf_counter()
-        with signals.deferred(), StatusFile(parsed.output / STATUS_FILE, 'train') as status:
+        status_file = parsed.output / STATUS_FILE if reports else None
+        with signals.deferred(), StatusFile(status_file, 'train') as status:
             status.begin('training')
             with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
                 model = train_model(scans, config, parsed.output, status.observer(observer))
-            ended_by, code = signals.received, signals.exit_code
+            if not reports:
+                return CommandResult()
             seconds = round(time.perf_counter() - start, 3)
             status.begin('writing')
             described = TrainingRun(
-                scans, config, started, seconds, model, tuple(warnings), is_stopped=ended_by is not None
+                scans, config, started, seconds, model, tuple(warnings), is_stopped=signals.received is not None
             )  # fmt: skip
             has_report = config.execution.report and write_training_report(report, described)
-            status.finish(context.written.paths(), is_stopped=ended_by is not None)
-            header = read_model_header(model)
-            last = header.losses[-1] if header.losses else None
-            document = {
-                'model': model,
-                'scans': header.scans,
-                'epochs': len(header.losses),
-                'training_loss': last and last.training,
-                'validation_loss': last and last.validation,
-                'seconds': seconds,
-                'interrupted_by': ended_by,
-                'report': report if has_report else None,
-            }
-            text = f'The model is {model}.'
-            if ended_by:
-                text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
-                if parsed.output.joinpath(RESUME_FILE).is_file():
-                    text += ' The same command continues from there.'
-            return CommandResult(document, text, code)
+            status.finish(context.written.paths(), is_stopped=signals.received is not None)
+            return _trained(model, report if has_report else None, seconds, signals)
+
+
+def _trained(model: Path, report: Path | None, seconds: float, signals: StopSignals) -> CommandResult:
+    ended_by, code = signals.received, signals.exit_code
+    header = read_model_header(model)
+    last = header.losses[-1] if header.losses else None
+    document = {
+        'model': model,
+        'scans': header.scans,
+        'epochs': len(header.losses),
+        'training_loss': last and last.training,
+        'validation_loss': last and last.validation,
+        'seconds': seconds,
+        'interrupted_by': ended_by,
+        'report': report,
+    }
+    text = f'The model is {model}.'
+    if ended_by:
+        text = f'{ended_by}: ended after {len(header.losses)} whole epochs; the best model so far is {model}.'
+        if model.with_name(RESUME_FILE).is_file():
+            text += ' The same command continues from there.'
+    return CommandResult(document, text, code)
 
 
 def reconstruct(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:

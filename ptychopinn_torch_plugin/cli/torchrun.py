@@ -1,4 +1,4 @@
-"""A command that torchrun has started as several processes: they reconstruct together, and the first one reports."""
+"""A command that torchrun has started as several processes: they work together, and the first one reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_one_of_several() -> bool:
 
 
 @contextmanager
-def reporting_process(parsed: argparse.Namespace) -> Iterator[bool]:
+def reporting_process(parsed: argparse.Namespace, *, trains: bool = False) -> Iterator[bool]:
     """Connect the processes of torchrun, and yield whether this one writes and reports.
 
     The others end without a result and without a message at the exit: an error in one of them is raised in the first
@@ -34,7 +34,7 @@ def reporting_process(parsed: argparse.Namespace) -> Iterator[bool]:
 
     is_first = True
     try:
-        with processes_of_environment() as connected:
+        with processes_of_environment(trains=trains) as connected:
             is_first = connected.rank == 0
             if not is_first:
                 parsed.quiet = True

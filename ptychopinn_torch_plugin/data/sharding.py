@@ -1,20 +1,25 @@
-"""The processes that reconstruct one scan together, and the part of the scan of each.
+"""The processes that reconstruct one scan together or train one model together, and the part of each.
 
-All processes run the same program on the same scan. Each computes the sums over its own part of the patterns
+All processes run the same program on the same scans. Each computes the sums over its own part of the patterns
 (:meth:`Processes.share`), the sums are exchanged (:meth:`Processes.sum`), and every process takes the same step. An
 exchange of flags precedes every exchange of arrays, so that all processes know whether one of them has failed or is
 asked to stop. An error in one process therefore ends all of them with the same message, and none waits for another one
 that has ended.
+
+In a training, torch exchanges the gradients while it computes them, without flags. A process that fails there cannot
+exchange flags with the others, which wait for its gradients: it stores its error in the table by which the processes
+have found each other, and ends (:func:`training_as`). The others lose the connection, and raise that error.
 
 :mod:`ptychopinn_torch_plugin.engines.distributed` starts and connects the processes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from .. import errors
 from ..errors import PtychoPINNError, WorkerError
@@ -25,8 +30,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar('_T')
+
+_FAILURE = 'failure'
+"""Name of the first error in the table of the processes."""
 _FAILED, _STOP = 0, 1
 """Indices of the flags that precede every exchange."""
+
+
+def share_of(count: int, rank: int, size: int) -> range:
+    """Return the part of process ``rank`` of ``size`` processes of ``count`` items, possibly none."""
+    return range(count * rank // size, count * (rank + 1) // size)
 
 
 class Failure(NamedTuple):
@@ -37,7 +51,7 @@ class Failure(NamedTuple):
 
 
 class Processes:
-    """The processes that reconstruct one scan together; this one alone, unless a subclass says otherwise."""
+    """The processes that work together; this one alone, unless a subclass says otherwise."""
 
     rank = 0
     """Number of this process, from 0; process 0 reports and writes."""
@@ -50,7 +64,7 @@ class Processes:
 
     def share(self, count: int) -> range:
         """Return this process's part of ``count`` items, possibly none."""
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return share_of(count, self.rank, self.size)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace ``tensors``, real or complex, on one device, by their sums over all processes.
@@ -78,6 +92,14 @@ class Processes:
         message. An error that came from another process is not sent again.
         """
 
+    def from_first(self, make: Callable[[], _T]) -> _T:
+        """Return what ``make`` returns in the first process, where alone it is called. Every process calls this.
+
+        Raises:
+            WorkerError: a process has ended.
+        """
+        return make()
+
 
 class ConnectedProcesses(Processes):
     """Processes connected by torch.distributed.
@@ -95,6 +117,7 @@ class ConnectedProcesses(Processes):
         # Flags are exchanged between CPUs: this waits for no GPU, and notices at once when a process ends.
         self._control: ProcessGroup = distributed.new_group(backend='gloo')
         self._received: BaseException | None = None
+        self._table = distributed.distributed_c10d._get_default_store()
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """As :meth:`Processes.sum`."""
@@ -131,6 +154,31 @@ class ConnectedProcesses(Processes):
             self._exchange_failures(Failure(type(error).__name__, str(error)))
         except WorkerError as failure:  # the others have ended: nobody is left to be told
             logger.debug('%s', failure)
+
+    def from_first(self, make: Callable[[], _T]) -> _T:
+        """As :meth:`Processes.from_first`."""
+        from torch import distributed
+
+        made = [make() if self.rank == 0 else None]
+        with _named_failure(self.size):
+            distributed.broadcast_object_list(made, src=0, group=self._control)
+        return cast(_T, made[0])
+
+    def store_failure(self, error: Exception) -> None:
+        """Store ``error`` for the other processes, which find it when the connection to this one is lost."""
+        if self.stored_failure() is None:
+            self._table.set(_FAILURE, json.dumps([self.rank, type(error).__name__, str(error)]))
+
+    def stored_failure(self) -> Exception | None:
+        """Return the first error that a process has stored, as it is raised here; None where there is none."""
+        try:
+            if not self._table.check([_FAILURE]):
+                return None
+            rank, kind, message = json.loads(self._table.get(_FAILURE))
+        except RuntimeError as error:  # the process that holds the table has ended
+            logger.debug('%s', error)
+            return None
+        return _raised(Failure(kind, message), rank, self.size)
 
     def _exchange_flags(self, flags: list[bool]) -> list[bool]:
         import torch
@@ -173,15 +221,65 @@ def working_as(connected: Processes) -> Iterator[Processes]:
         _present = before
 
 
+@contextmanager
+def training_as(connected: ConnectedProcesses) -> Iterator[ConnectedProcesses]:
+    """Have :func:`processes` return ``connected`` inside, where torch exchanges gradients.
+
+    An error that is raised inside is stored for the other processes; this one must then end, or close its connections.
+
+    Raises:
+        WorkerError: another process has ended.
+        Exception: the error of another process, as :meth:`Processes.tell` describes.
+    """
+    global _present  # noqa: PLW0603 - as in working_as
+    before, _present = _present, connected
+    try:
+        yield connected
+        connected.agree()
+    except Exception as error:
+        elsewhere = connected.stored_failure()
+        if elsewhere is not None:
+            raise elsewhere from error
+        if not isinstance(error, WorkerError) and _is_lost_connection(error):
+            raise _ended(connected.size) from error
+        connected.store_failure(error)
+        raise
+    finally:
+        _present = before
+
+
+@contextmanager
+def working_alone() -> Iterator[None]:
+    """Have :func:`processes` return this process alone inside: the others do not take part in what it does there."""
+    global _present  # noqa: PLW0603 - as in working_as
+    before, _present = _present, Processes()
+    try:
+        yield
+    finally:
+        _present = before
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Return whether torch raised ``error`` because another process has ended; gloo has no class for that."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and 'gloo' in str(error))
+
+
 def _error_of(failures: Sequence[Failure | None]) -> Exception:
     """Return the first of ``failures`` as an error."""
     rank, failure = next((rank, failure) for rank, failure in enumerate(failures) if failure is not None)
+    return _raised(failure, rank, len(failures))
+
+
+def _raised(failure: Failure, rank: int, size: int) -> Exception:
+    """Return the error of process ``rank`` as the other processes raise it."""
     kind = getattr(errors, failure.kind, None)
     if isinstance(kind, type) and issubclass(kind, PtychoPINNError):
         return kind(failure.message)
     if failure.kind == 'MemoryError':
         return MemoryError(failure.message)
-    return RuntimeError(f'In process {rank} of {len(failures)}: {failure.kind}: {failure.message}')
+    return RuntimeError(f'In process {rank} of {size}: {failure.kind}: {failure.message}')
 
 
 @contextmanager
@@ -190,8 +288,12 @@ def _named_failure(size: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Not "out of memory": this error must not be taken for one of this process.
-        raise WorkerError(
-            f'One of the {size} processes that reconstruct the scan together has ended. The system may have killed it '
-            'because it needed too much memory: see the log of the system, or use fewer processes.'
-        ) from error
+        raise _ended(size) from error
+
+
+def _ended(size: int) -> WorkerError:
+    # Not "out of memory": this error must not be taken for one of this process.
+    return WorkerError(
+        f'One of the {size} processes that work together has ended. The system may have killed it because it needed '
+        'too much memory: see the log of the system, or use fewer processes.'
+    )

@@ -1,9 +1,9 @@
-"""Reconstruction of one scan by several processes: started here, or by torchrun.
+"""Reconstruction of one scan, or training of one model, by several processes: started here, or by torchrun.
 
-``inference.devices`` starts that many processes on this machine. This process is the first of them, so its observer,
-its signals and its result are those of the run. ``torchrun`` starts them on one machine or several
-(:func:`processes_of_environment`). With CUDA, every process has a GPU of its own and the sums are exchanged by NCCL,
-otherwise by gloo.
+``inference.devices`` and ``training.devices`` start that many processes on this machine. This process is the first of
+them, so its observer, its signals and its result are those of the run. ``torchrun`` starts them on one machine or
+several (:func:`processes_of_environment`). With CUDA, every process has a GPU of its own and the sums are exchanged by
+NCCL, otherwise by gloo.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,7 +31,7 @@ from torch import Tensor, distributed
 from ..config import Config
 from ..data.chunks import PatternFile
 from ..data.scan import RawScan
-from ..data.sharding import ConnectedProcesses, Processes, processes, working_as
+from ..data.sharding import ConnectedProcesses, Processes, processes, training_as, working_as
 from ..errors import WorkerError
 from ..observer import Observer, SilentObserver
 from ..signals import ignore_stop_signals
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Run = Callable[[RawScan, Config, Observer], Reconstruction]
+Training = Callable[[Sequence[RawScan], Observer], None]
+Assist = Callable[[Sequence[RawScan], ConnectedProcesses], None]
+"""What a process other than the first does once it is connected."""
 
 START_TIMEOUT_S = 300.0
 """Longest time from the start of a process until it is connected, in seconds; torch is imported in it."""
@@ -80,15 +85,47 @@ def run_together(run: Run, scan: RawScan, config: Config, observer: Observer | N
     listener = observer or SilentObserver()
     if processes().size > 1:
         return run(scan, config, _AgreeingObserver(listener))
-    if config.inference.devices == 1:
+    size = config.inference.devices
+    if size == 1:
         return run(scan, config, listener)
-    with _local_processes(run, scan, config) as connected, working_as(connected):
+    logger.info('%d processes reconstruct %s together.', size, scan.name)
+    with _local_processes(partial(_assist, run, config), [scan], size) as connected, working_as(connected):
         return run(scan, config, _AgreeingObserver(listener))
 
 
+def train_together(
+    train: Training, train_along: Training, scans: Sequence[RawScan], devices: int, observer: Observer
+) -> None:
+    """Train one model on ``scans`` in as many processes as there are, or as are configured.
+
+    Args:
+        train: called with the scans and an observer, in this process.
+        train_along: the same for the processes that are started here; it can be pickled.
+        scans: validated scans, the same in every process.
+        devices: as many processes train, unless ``torchrun`` has started some.
+        observer: receives the progress from this process, and may stop all of them.
+
+    Raises:
+        ConfigurationError: there are fewer devices than processes.
+        WorkerError: a process ended.
+        PtychoPINNError: any error of ``train`` or ``train_along``, in any process.
+    """
+    if processes().size > 1:
+        train(scans, _AgreeingObserver(observer))
+    elif devices == 1:
+        train(scans, observer)
+    else:
+        logger.info('%d processes train together.', devices)
+        with _local_processes(partial(_train_along, train_along), scans, devices) as connected, training_as(connected):
+            train(scans, _AgreeingObserver(observer))
+
+
 @contextmanager
-def processes_of_environment() -> Iterator[Processes]:
-    """Connect the processes that ``torchrun`` has started, and have them reconstruct together inside.
+def processes_of_environment(*, trains: bool = False) -> Iterator[Processes]:
+    """Connect the processes that ``torchrun`` has started, and have them work together inside.
+
+    Args:
+        trains: whether they train a model.
 
     Raises:
         WorkerError: they could not be connected.
@@ -99,7 +136,8 @@ def processes_of_environment() -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         raise WorkerError(f'The processes could not be connected ({error}): check the options of torchrun.') from error
     try:
-        with working_as(ConnectedProcesses(local_rank, local_size)) as connected:
+        connected = ConnectedProcesses(local_rank, local_size)
+        with training_as(connected) if trains else working_as(connected):
             yield connected
     finally:
         distributed.destroy_process_group()
@@ -131,26 +169,31 @@ class _AgreeingObserver:
 
 
 @contextmanager
-def _local_processes(run: Run, scan: RawScan, config: Config) -> Iterator[ConnectedProcesses]:
+def _local_processes(assist: Assist, scans: Sequence[RawScan], size: int) -> Iterator[ConnectedProcesses]:
     """Start the other processes on this machine and connect them; they have ended, or are ended, at the exit."""
-    size = config.inference.devices
     _use_loopback()
     store = _store(0, is_first=True)
-    shared = replace(scan, counts=cast(Any, _shareable(scan.counts)))
-    logger.info('%d processes reconstruct %s together.', size, scan.name)
+    shared = [replace(scan, counts=cast(Any, _shareable(scan.counts))) for scan in scans]
     context = torch.multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call] # torch's own
-        _assist, args=(size, store.port, os.getpid(), run, shared, config), nprocs=size - 1, join=False
+        _run_connected, args=(size, store.port, os.getpid(), assist, shared), nprocs=size - 1, join=False
     )
     try:
         _wait_for(store, context.processes)
         _connect(store, 0, size)
         yield ConnectedProcesses(0, size)
+    except BaseException:
+        # They may wait for this process, and have nothing to write.
+        for process in context.processes:
+            process.kill()
+        raise
     finally:
         _end(context.processes)
 
 
-def _assist(number: int, size: int, port: int, first_process: int, run: Run, scan: RawScan, config: Config) -> None:
-    """Reconstruct in a process of its own; its errors are raised in the first process, so nothing is printed here."""
+def _run_connected(
+    number: int, size: int, port: int, first_process: int, assist: Assist, scans: Sequence[RawScan]
+) -> None:
+    """Work in a process of its own; its errors are raised in the first process, so nothing is printed here."""
 
     def end_with_first_process(_number: int, _frame: object) -> None:
         if os.getppid() != first_process:
@@ -164,19 +207,30 @@ def _assist(number: int, size: int, port: int, first_process: int, run: Run, sca
     store = _store(port, is_first=False)
     store.set(_ready(rank), '')
     _connect(store, rank, size)
-    counts: object = scan.counts
-    if isinstance(counts, SharedArray):
-        scan = replace(scan, counts=counts.array())
-    quiet = config.inference.model_copy(update={'preview_interval': 0})
     try:
-        with working_as(ConnectedProcesses(rank, size)):
-            run(scan, config.model_copy(update={'inference': quiet}), _AgreeingObserver(SilentObserver()))
+        assist([_with_counts(scan) for scan in scans], ConnectedProcesses(rank, size))
     except Exception as error:
         logger.debug('Ended: %s', error)  # the first process has raised it
     finally:
         distributed.destroy_process_group()
     # The first process waits for this one, which has nothing to write: the clean-up of torch and Python takes seconds.
     os._exit(0)
+
+
+def _assist(run: Run, config: Config, scans: Sequence[RawScan], connected: ConnectedProcesses) -> None:
+    quiet = config.inference.model_copy(update={'preview_interval': 0})
+    with working_as(connected):
+        run(scans[0], config.model_copy(update={'inference': quiet}), _AgreeingObserver(SilentObserver()))
+
+
+def _train_along(train: Training, scans: Sequence[RawScan], connected: ConnectedProcesses) -> None:
+    with warnings.catch_warnings(action='ignore'), training_as(connected):
+        train(scans, _AgreeingObserver(SilentObserver()))
+
+
+def _with_counts(scan: RawScan) -> RawScan:
+    counts: object = scan.counts
+    return replace(scan, counts=counts.array()) if isinstance(counts, SharedArray) else scan
 
 
 def _connect(store: TCPStore, rank: int, size: int) -> None:
@@ -206,7 +260,7 @@ def _wait_for(store: TCPStore, others: list[Any]) -> None:
             elif not process.is_alive() or time.monotonic() > deadline:
                 how = 'did not start in time' if process.is_alive() else f'ended with exit code {process.exitcode}'
                 raise WorkerError(
-                    f'Process {rank} of {len(others) + 1} {how} before the reconstruction: lower inference.devices, or '
+                    f'Process {rank} of {len(others) + 1} {how} before its work began: lower the setting "devices", or '
                     'see its messages above.'
                 )
         time.sleep(_POLL_S)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..config import DataConfig
 from ..data.grouping import compact_windows, draw_groups
+from ..data.sharding import processes, share_of
 from ..data.tensors import Extent, ScanTensors, extent_of, patch_origins_of
 from ..physics.forward import PatternBatch
 from ..physics.patches import extract_window
@@ -57,6 +58,8 @@ class TrainingBatch(NamedTuple):
     """Patterns that the loss is computed from: the inputs in training, held-out positions in validation."""
     reference: Tensor
     """Reference object in the object arrays, ``(B, h, w)`` complex64; ones where none is known."""
+    weight: float = 1.0
+    """Factor of the loss: with it, the mean over the processes is that over all groups of the step."""
 
 
 def make_batch(
@@ -65,8 +68,30 @@ def make_batch(
     """Return the groups ``inputs`` ``(B, C)``, scored by ``scored`` ``(B, K)``, or by the inputs if None."""
     together = inputs if scored is None else np.concatenate([inputs, scored], axis=1)
     extents = [extent_of(scan.patch_origins[group], scan.tensors.pattern_shape) for group in together]
-    origins = [origin for origin, _ in extents]
-    shape = _common_shape(extents)
+    return _make_batch(scan, inputs, scored, [origin for origin, _ in extents], _common_shape(extents))
+
+
+def make_part(scan: TrainingScan, groups: npt.NDArray[np.integer], rank: int, size: int) -> TrainingBatch:
+    """Return the part of process ``rank`` of the groups ``(B, C)`` of one step of ``size`` processes.
+
+    Its object arrays have the shape that all groups of the step need, so that the network computes the same as in one
+    process. A process without a part gets the first group, with the weight 0.
+    """
+    part = share_of(len(groups), rank, size)
+    extents = [extent_of(scan.patch_origins[group], scan.tensors.pattern_shape) for group in groups]
+    chosen = slice(part.start, part.stop) if part else slice(1)
+    origins = [origin for origin, _ in extents[chosen]]
+    batch = _make_batch(scan, groups[chosen], None, origins, _common_shape(extents))
+    return batch._replace(weight=len(part) * size / len(groups))
+
+
+def _make_batch(
+    scan: TrainingScan,
+    inputs: npt.NDArray[np.integer],
+    scored: npt.NDArray[np.integer] | None,
+    origins: Sequence[tuple[int, int]],
+    shape: tuple[int, int],
+) -> TrainingBatch:
     guess = torch.from_numpy(scan.tensors.scan.object_guess).to(torch.complex64)
     reference = torch.stack([extract_window(guess, origin, shape) for origin in origins]).to(scan.tensors.device)
     patterns = _patterns(scan, inputs, origins)
@@ -169,15 +194,17 @@ class GroupSampler(Sampler[tuple[int, npt.NDArray[np.int32]]]):
 
 
 class GroupDataset(Dataset[TrainingBatch]):
-    """The batch of every item of a :class:`GroupSampler`."""
+    """The batch of every item of a :class:`GroupSampler`, or this process's part of it."""
 
     def __init__(self, scans: Sequence[TrainingScan]) -> None:
         self._scans = scans
+        # Numbers, because a loader process does not know the processes that train together.
+        self._rank, self._size = processes().rank, processes().size
 
     def __getitem__(self, item: tuple[int, npt.NDArray[np.int32]]) -> TrainingBatch:
         """Make the batch of the groups ``(B, C)`` of one scan."""
         number, groups = item
-        return make_batch(self._scans[number], groups)
+        return make_part(self._scans[number], groups, self._rank, self._size)
 
 
 class TrainingBatches:
@@ -199,6 +226,9 @@ class TrainingBatches:
 class ValidationBatches:
     """Windows in which the network receives the training positions and the held-out ones are scored.
 
+    Several processes score different windows. They score equally many, because each step of a validation asks all of
+    them whether to stop: some repeat a window, with the weight 0.
+
     Args:
         scans: the scans.
         held_out: held-out positions of each scan.
@@ -215,21 +245,25 @@ class ValidationBatches:
     ) -> None:
         self._should_stop = should_stop
         size = max(group_size, MIN_VALIDATION_WINDOW)
-        self._windows = [
+        windows = [
             (scan, window[~out], window[out])
             for scan, positions in zip(scans, held_out, strict=True)
             for window in compact_windows(scan.tensors.scan.positions, min(size, scan.tensors.size))
             for out in [np.isin(window, positions)]
             if out.any() and not out.all()
         ]
+        together = processes()
+        most = -(-len(windows) // together.size)
+        self._own = len(range(together.rank, len(windows), together.size))
+        self._windows = windows[together.rank :: together.size] + windows[: most - self._own]
 
     def __len__(self) -> int:
-        """Return the number of windows."""
+        """Return the number of windows of this process."""
         return len(self._windows)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         """Yield one batch of one window each; the same in every epoch."""
-        for scan, inputs, scored in self._windows:
+        for number, (scan, inputs, scored) in enumerate(self._windows):
             if self._should_stop():
                 return
-            yield make_batch(scan, inputs[None], scored[None])
+            yield make_batch(scan, inputs[None], scored[None])._replace(weight=float(number < self._own))

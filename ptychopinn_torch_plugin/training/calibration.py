@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from ..config import Config, RefinementConfig
+from ..data.sharding import processes
 from ..data.tensors import ScanTensors
 from ..engines.network import Predictor, steps_of, windows_of
 from ..engines.progress import ProgressReporter
@@ -206,11 +207,14 @@ class _OnlyStop(SilentObserver):
 def _photon_scale(tensors: ScanTensors, state: ReconstructionState, batch_size: int) -> float:
     """Return the factor of the probe at which the simulated amplitudes fit the measured ones best."""
     product = square = 0.0
+    part = np.array(processes().share(tensors.size), dtype=np.int64)
     with torch.no_grad():
-        for chunk in np.array_split(np.arange(tensors.size), math.ceil(tensors.size / batch_size)):
+        for chunk in np.array_split(part, math.ceil(part.size / batch_size) or 1):
             batch = tensors.batch(state, chunk)
             simulation = simulate(state.object_array[None], batch.probes, batch.patch_origins)
             model = simulation.amplitudes * batch.good_pixels
             product += float((model * batch.amplitudes).sum(dtype=torch.float64))
             square += float(model.square().sum(dtype=torch.float64))
-    return product / square
+    sums = torch.tensor([product, square], dtype=torch.float64)
+    processes().sum([sums])
+    return float(sums[0] / sums[1])

@@ -74,6 +74,22 @@ class ModelWriter:
         save_model(path, TrainedModel(header, network, probe))
 
 
+class EpochFollower(Checkpoint):
+    """Ends a run in the processes that write nothing when the first one does; called where that writes.
+
+    Args:
+        observer: may stop the run.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if asked."""
+        if self._observer.should_stop():
+            trainer.should_stop = True
+
+
 class CheckpointWriter(Checkpoint):
     """Writes the model, the models of the best epochs, the resume state and the log; then reports the losses.
 

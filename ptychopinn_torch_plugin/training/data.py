@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +16,12 @@ from torch.utils.data import DataLoader
 
 from ..config import Config
 from ..data.grouping import hold_out_positions
+from ..data.sharding import processes
 from ..errors import ConfigurationError
 from ..signals import ignore_stop_signals
 from .batches import GroupDataset, GroupSampler, TrainingBatch, TrainingBatches, TrainingScan, ValidationBatches
+
+logger = logging.getLogger(__name__)
 
 PATTERNS_PER_STEP = 64
 """Patterns in one optimiser step where the settings leave the batch size open."""
@@ -46,7 +50,7 @@ class PtychoPINNDataModule(pl.LightningDataModule):
             trained_scans(scans, config),
             training,
             config.data,
-            config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size),
+            groups_per_step(config),
             config.training.seed,
         )
         self._validation = ValidationBatches(scans, held_out, config.data.group_size, should_stop)
@@ -94,6 +98,29 @@ class PtychoPINNDataModule(pl.LightningDataModule):
 def _ignore_stop_signals(_number: int) -> None:
     """Leave the end of a loader process to the training process, which may send SIGTERM for it."""
     ignore_stop_signals(signal.SIGTERM)
+
+
+def with_group_for_each(config: Config) -> Config:
+    """Return ``config`` with an automatic batch size replaced, where it leaves some processes without a group.
+
+    Raises:
+        ConfigurationError: a given batch size leaves some processes without a group.
+    """
+    size, given = processes().size, config.training.batch_size
+    if groups_per_step(config) >= size:
+        return config
+    if given:
+        raise ConfigurationError(
+            f'training.batch_size = {given}: {size} processes divide the groups of a step, and each needs one at '
+            f'least; choose {size} or more, 0 for the automatic number, or fewer devices.'
+        )
+    logger.info('A step has %d groups, one for each process.', size)
+    return config.model_copy(update={'training': config.training.model_copy(update={'batch_size': size})})
+
+
+def groups_per_step(config: Config) -> int:
+    """Return the number of groups in one optimiser step, in all processes together."""
+    return config.training.batch_size or max(1, PATTERNS_PER_STEP // config.data.group_size)
 
 
 def trained_scans(scans: Sequence[_Scan], config: Config) -> Sequence[_Scan]:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from ..config import Config
+from ..data.sharding import processes
 from ..errors import TrainingError
 from ..models.registry import build_generator
 from ..physics.kernels.selection import choose_kernels
@@ -38,6 +40,8 @@ class PtychoPINNModule(pl.LightningModule):
         self.generator = build_generator(config.model)
         set_precision(self.generator, config.training.precision)
         self.calibration = calibration
+        # Not Lightning's own mean: between processes it rounds the sum of the weights.
+        self._training_loss, self._validation_loss = MeanMetric('error'), MeanMetric('error')
         self._monitor = monitor
         self._resumed = TrainingState()
         self._first_epoch = 0
@@ -75,8 +79,8 @@ class PtychoPINNModule(pl.LightningModule):
         else:
             loss = pinn_training_loss(self.generator, batch, self.config.training.likelihood, kernels)
         self._refuse_non_finite(loss, f'training loss is not finite in epoch {self.epoch + 1}, batch {self._batch}')
-        self.log(TRAINING_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=len(batch.reference))
-        return loss
+        self._log(TRAINING_LOSS, self._training_loss, loss, len(batch.reference) if batch.weight else 0)
+        return loss * batch.weight
 
     def validation_step(self, batch: TrainingBatch, batch_index: int) -> None:
         """Log the loss on held-out positions.
@@ -91,7 +95,12 @@ class PtychoPINNModule(pl.LightningModule):
             loss = pinn_validation_loss(self.generator, batch, self.config.training.likelihood, kernels)
         self._refuse_non_finite(loss, f'loss on held-out positions is not finite after epoch {self.epoch + 1}')
         size = batch.scored.amplitudes.shape[1]
-        self.log(VALIDATION_LOSS, loss, on_step=False, on_epoch=True, logger=False, batch_size=size)
+        self._log(VALIDATION_LOSS, self._validation_loss, loss, size if batch.weight else 0)
+
+    def _log(self, name: str, mean: MeanMetric, loss: Tensor, weight: int) -> None:
+        """Add ``loss`` to the weighted mean of the epoch over all processes."""
+        mean.update(loss.detach(), weight)
+        self.log(name, mean, on_step=False, on_epoch=True, logger=False)
 
     def _refuse_non_finite(self, loss: Tensor, what: str) -> None:
         if not torch.isfinite(loss):
@@ -105,7 +114,9 @@ class PtychoPINNModule(pl.LightningModule):
 
         Raises:
             TrainingError: one is not finite; with float16, only when smaller scales of the loss did not help.
+            Exception: another process has failed: gradients on a GPU would be waited for without end.
         """
+        processes().agree()
         if is_scaling(self.trainer.precision_plugin):
             return
         gradients = [(name, one.grad) for name, one in self.named_parameters() if one.grad is not None]

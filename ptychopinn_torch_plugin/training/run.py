@@ -6,7 +6,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,24 +15,26 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..config import Config
 from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
+from ..data.sharding import processes, working_alone
 from ..data.subsampling import select_subsample
 from ..data.tensors import ScanTensors, initial_state
 from ..engines.devices import select_device, use_threads
+from ..engines.distributed import train_together
 from ..errors import InputError, TrainingError
 from ..observer import Observer, SilentObserver
 from ..storage.folder_lock import FolderLock, locked
-from ..storage.model_file import load_model
+from ..storage.model_file import MODEL_FILE, load_model
 from .batches import TrainingScan
 from .calibration import Calibration, is_calibrated, predict
 from .callbacks import ProgressCallback, SignalCallback, early_stopping
-from .checkpoint import CheckpointWriter, ModelWriter
-from .data import PtychoPINNDataModule
+from .checkpoint import CheckpointWriter, EpochFollower, ModelWriter
+from .data import PtychoPINNDataModule, with_group_for_each
+from .environment import ConnectedEnvironment, make_strategy
 from .loggers import make_logger, mark_stopped
 from .module import PtychoPINNModule
 from .precision import make_precision, restore_loss_scale
@@ -41,7 +44,11 @@ from .state import Monitor, TrainingState
 
 logger = logging.getLogger(__name__)
 
-_MUTED = ('.*isinstance.treespec, LeafSpec.*', '.*does not have a deterministic implementation.*')
+_MUTED = (
+    '.*isinstance.treespec, LeafSpec.*',
+    '.*does not have a deterministic implementation.*',
+    '.*broadcast_buffers. is deprecated.*',
+)
 """Warnings of Lightning and torch that a user can do nothing about."""
 
 
@@ -55,9 +62,13 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
     folder continues after the last finished epoch, as ``config.training.resume`` says, and reports the earlier epochs
     first.
 
+    Several processes (``config.training.devices``, or those of ``torchrun``) divide the groups of every step among
+    them; the first one reads the resume state, writes and reports.
+
     Args:
         scans: one or more validated scans; one model learns from all of them.
-        config: the configuration tree; the seed makes a run on a CPU repeatable to the last bit.
+        config: the configuration tree; the seed makes a run on a CPU repeatable to the last bit, for one number of
+            processes and threads.
         output_folder: where the files go; made if absent.
         observer: receives progress and losses, and may ask to stop.
 
@@ -71,28 +82,38 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
         MissingDependencyError: the log needs a package that is not installed.
         TrainingError: the loss or its gradient is not finite, or a loader process died.
         OutputError: a file cannot be written, or another run writes into the folder.
+        WorkerError: one of several processes ended.
     """
     if not scans:
         raise InputError('There is no scan to train on.')
     if config.model.model_type == 'supervised':
         for scan in scans:
             _refuse_flat(scan)
-    use_threads(config.training.threads)
     scans = [
         prepared(select_subsample(scan, config.data.subsample, config.data.subsample_seed), config.probe)
         for scan in scans
     ]
-    with (
-        locked(output_folder, 'training') as lock,
-        _algorithms(deterministic=config.execution.deterministic),
-        _lightning_warnings_only(),
-    ):
-        model_path = _train(scans, config, output_folder, lock, observer or SilentObserver())
+    observer = observer or SilentObserver()
+    with locked(output_folder, 'training') if processes().rank == 0 else nullcontext() as lock:
+        first = partial(_train, config, output_folder, lock)
+        along = partial(_train, config, output_folder, None)
+        train_together(first, along, scans, config.training.devices, observer)
+    model_path = output_folder / MODEL_FILE
     logger.info('The model is in %s.', model_path)
     return model_path
 
 
-def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderLock, observer: Observer) -> Path:
+def _train(config: Config, folder: Path, lock: FolderLock | None, scans: Sequence[RawScan], observer: Observer) -> None:
+    """Train in this process, together with the others if there are any; the one with the lock writes and reports."""
+    use_threads(config.training.threads)
+    with _algorithms(deterministic=config.execution.deterministic), _lightning_warnings_only():
+        _train_with_lightning(config, folder, lock, scans, observer)
+
+
+def _train_with_lightning(
+    config: Config, folder: Path, lock: FolderLock | None, scans: Sequence[RawScan], observer: Observer
+) -> None:
+    config = with_group_for_each(config)
     device = select_device(config.training.accelerator)
     precision = make_precision(config, device)
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
@@ -104,7 +125,8 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderL
     module = PtychoPINNModule(config, monitor, Calibration(training_scans, config, observer) if calibrated else None)
 
     fingerprint = fingerprint_of(config, scans)
-    state = find_state(folder, config, fingerprint, module) or TrainingState()
+    # One process reads the state, so that all of them continue from the same.
+    state = processes().from_first(lambda: find_state(folder, config, fingerprint, module)) or TrainingState()
     if state.epoch:
         module.resume(state)
         data.resume(state.epoch)
@@ -113,19 +135,25 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderL
     def draw(model_path: Path) -> npt.NDArray[np.uint8]:
         first = training_scans[0] if batches_device == device else _training_scan(scans[0], config, device)
         generator = load_model(model_path).build().to(device)
-        return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
+        with working_alone():
+            return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
 
-    models = ModelWriter(config, scans, training_scans[0].state.probe.cpu().numpy(), lock)
-    writer = CheckpointWriter(folder, models, monitor, state, observer, draw, fingerprint)
     signals = SignalCallback()
-    callbacks = [ProgressCallback(observer, config.training.epochs), signals, writer]
-    environment = LightningEnvironment()
-    environment.set_global_rank(0)  # loggers write nothing where a cluster has given this process another rank
-    # Last: whatever refuses a run has done so before a log is begun.
-    log = make_logger(folder, config, [scan.name for scan in scans])
+    callbacks: list[pl.Callback] = [ProgressCallback(observer, config.training.epochs), signals]
+    log = None
+    if lock is None:
+        callbacks.append(EpochFollower(observer))
+    else:
+        models = ModelWriter(config, scans, training_scans[0].state.probe.cpu().numpy(), lock)
+        callbacks.append(CheckpointWriter(folder, models, monitor, state, observer, draw, fingerprint))
+        # Last: whatever refuses a run has done so before a log is begun.
+        log = make_logger(folder, config, [scan.name for scan in scans])
+        _log_plan(scans, config, data, device)
+    environment = ConnectedEnvironment(processes())
     trainer = pl.Trainer(
-        accelerator={'cuda': 'gpu'}.get(config.training.accelerator, config.training.accelerator),
-        devices=config.training.devices,
+        accelerator={'cuda': 'gpu'}.get(device.type, device.type),
+        devices=processes().local_size,
+        strategy=make_strategy(processes()),
         # Not the environment of a cluster: Lightning would requeue the job and load pickled checkpoints.
         plugins=[precision, environment],
         max_epochs=config.training.epochs - state.epoch,
@@ -136,16 +164,19 @@ def _train(scans: Sequence[RawScan], config: Config, folder: Path, lock: FolderL
         num_sanity_val_steps=0,
         logger=log or False,
         log_every_n_steps=1,
-        enable_progress_bar=config.execution.progress_bar,
+        enable_progress_bar=config.execution.progress_bar and lock is not None,
         enable_model_summary=False,
+        # The groups of a step are divided among the processes already.
+        use_distributed_sampler=False,
         # In a SLURM job Lightning would load a pickled checkpoint from here: a folder that does not exist.
         default_root_dir=folder / f'none-{uuid4().hex}',
     )
-    _log_plan(scans, config, data, device)
+    if processes().size > 1:
+        # Its handler of SIGTERM would exchange a tensor, in the middle of whatever the processes exchange.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     _fit(trainer, module, data, signals, observer)
     if log is not None and not state.is_finished:
         mark_stopped(log)
-    return writer.model_path
 
 
 def _fit(
@@ -162,7 +193,7 @@ def _fit(
             trainer.fit(module, datamodule=data)
         except SIGTERMException:
             # Lightning turns a SIGTERM into this error while it starts; a run that was asked to stop ends in order.
-            if not observer.should_stop():
+            if not observer.should_stop():  # one process: this is no exchange
                 raise
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A dead process either fails to send its batch, or is found dead while the batch is waited for.

@@ -44,7 +44,7 @@ def test_the_number_of_processes_does_not_change_the_result(
     if size == 3:
         np.save(tmp_path / 'counts.npy', scan.counts)
         scan = dataclasses.replace(scan, counts=np.load(tmp_path / 'counts.npy', mmap_mode='r'))
-        with pytest.raises(WorkerError, match='One of the 3 processes that reconstruct the scan together has ended'):
+        with pytest.raises(WorkerError, match='One of the 3 processes that work together has ended'):
             run_together(run, scan, configured(devices=3), None)
     else:
         assert len(run_together(run, scan, configured(devices=2), None).losses) == 2
