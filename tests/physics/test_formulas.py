@@ -46,8 +46,8 @@ def deviances(likelihood: str) -> torch.Tensor:
 def test_the_mean_deviance_of_the_measured_pixels(likelihood: str) -> None:
     mean = (deviances(likelihood) * GOOD).sum() / 5
     torch.testing.assert_close(DEVIANCES[likelihood](EXPECTED.sqrt(), AMPLITUDES, GOOD), mean)
-    twice = [array.expand(2, 3, 2, 3) for array in (EXPECTED.sqrt(), AMPLITUDES)]
-    torch.testing.assert_close(DEVIANCES[likelihood](*twice, GOOD), mean)
+    model, measured = (array.expand(2, 3, 2, 3) for array in (EXPECTED.sqrt(), AMPLITUDES))
+    torch.testing.assert_close(DEVIANCES[likelihood](model, measured, GOOD), mean)
     if likelihood != 'mae':
         total = total_deviance(EXPECTED, AMPLITUDES, GOOD, likelihood)
         torch.testing.assert_close(total, 5 * mean)

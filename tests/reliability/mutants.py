@@ -274,7 +274,7 @@ def outcome(tests: tuple[str, ...], limit_s: float) -> int | None:
     ended, status = 0, 0
     while not ended and time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.02)
+        time.sleep(0.05)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # the fork, and what its tests have left
     if not ended:
