@@ -18,9 +18,19 @@ import pytest
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import InputError, ModelFileError, PtychoPINNError, WorkerError
+from ptychopinn_torch_plugin.worker import parent
 from ptychopinn_torch_plugin.worker.channel import StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
-from ptychopinn_torch_plugin.worker.messages import Finished, Heartbeat, LogRecord, Losses, Message, Preview, Progress
+from ptychopinn_torch_plugin.worker.messages import (
+    Failed,
+    Finished,
+    Heartbeat,
+    LogRecord,
+    Losses,
+    Message,
+    Preview,
+    Progress,
+)
 from ptychopinn_torch_plugin.worker.parent import run_job
 
 from .conftest import make_reconstruction
@@ -378,3 +388,44 @@ def test_a_preview_without_room_is_skipped(job: Job) -> None:
     assert 'Previews are skipped' in warning
     assert list(job.folder.glob('*.tmp')) == []
     assert read_result(job.folder).coverage.any()
+
+
+# Parts of the message about a worker that died
+
+
+def test_the_end_of_the_error_output_is_read(tmp_path: Path) -> None:
+    file = tmp_path / 'stderr.txt'
+    assert parent._tail(file) == ''
+    file.write_text('x' * 3000)
+    assert parent._tail(file) == 'x' * 3000
+    file.write_bytes(b'a' * 100 + b' \xffend\n' + b'b' * 3994)
+    assert parent._tail(file) == '\ufffdend\n' + 'b' * 3994
+    file.write_text('first\n' + 'b' * 4000)
+    assert parent._tail(file) == 'b' * 4000
+    file.write_text('first' + 'b' * 3999)
+    assert parent._tail(file) == 't' + 'b' * 3999
+
+
+def test_lines_that_tell_something_are_kept() -> None:
+    output = (
+        'one\ntwo\n\nFatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n'
+        '  File "x.py", line 1 in f\nThread 0x2:\n  File "y.py"\nExtension modules: numpy, torch\nthree\n'
+    )
+    assert parent._informative_lines(output) == ['two', 'Fatal Python error: Segmentation fault', 'three']
+    assert parent._informative_lines('') == []
+
+
+def test_the_name_of_a_signal() -> None:
+    assert parent._signal_name(9) == 'SIGKILL'
+    assert parent._signal_name(250) == 'signal 250'
+
+
+def test_an_error_keeps_its_class_and_a_foreign_one_is_named() -> None:
+    ours = parent._as_exception(Failed('InputError', 'sentence.', 'trace'), 'Hint.')
+    assert (type(ours), str(ours), ours.__notes__) == (InputError, 'sentence.', ['In the worker:\ntrace'])
+    foreign = parent._as_exception(Failed('ValueError', 'x', 'trace'), 'Hint.')
+    assert (type(foreign), str(foreign)) == (WorkerError, 'The worker failed with ValueError: x')
+    memory = parent._as_exception(Failed('RuntimeError', 'out of memory.', 'trace'), 'Hint.')
+    assert str(memory) == 'The worker failed with RuntimeError: out of memory. Hint.'
+    # Names in the module of errors that are no errors of this package.
+    assert type(parent._as_exception(Failed('annotations', 'x', ''), '')) is WorkerError
