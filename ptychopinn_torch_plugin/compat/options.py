@@ -271,7 +271,7 @@ OPTIONS: Mapping[str, str | Rule] = {
     ),
     # execution
     'accelerator': _choice(_ACCELERATORS, 'training.accelerator', 'inference.accelerator'),
-    'strategy': _only('auto', 'one device trains at a time; give "auto"'),
+    'strategy': _only('auto', 'several devices always train with DDP; give "auto"'),
     'deterministic': _deterministic,
     'gradient_clip_val': 'training.gradient_clip',
     'gradient_clip_algorithm': _only('norm', 'gradients are limited by their norm; give "norm"'),

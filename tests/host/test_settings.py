@@ -35,13 +35,8 @@ def other_value(field: SettingField) -> object:
     """A legal value, other than the default where there is another."""
     if field.kind is bool:
         return not field.default
-
-    if field.name == 'devices':
-        return field.default  # one is the only legal value
-
     if field.choices:
         return field.choices[-1] if field.choices[-1] != field.default else field.choices[0]
-
     if field.kind is str:
         return 'other text'
     if field.name == 'smoothing' and field.section == 'refinement':

@@ -53,6 +53,7 @@ _FOLD_OF_SETTING: Final[Mapping[Setting, str]] = {
     ('inference', 'window_size'): 'Model',
     ('training', 'accelerator'): 'Hardware',
     ('training', 'threads'): 'Hardware',
+    ('training', 'devices'): 'Hardware',
     ('training', 'precision'): 'Hardware',
     ('training', 'batch_size'): 'Hardware',
     ('training', 'accumulate'): 'Hardware',
@@ -67,8 +68,8 @@ _WITHOUT_NETWORK: Final = frozenset(
 )
 """Inference settings that have an effect without a network."""
 
-_HIDDEN: Final[frozenset[Setting]] = frozenset({('training', 'devices'), ('inference', 'batch_interval')})
-"""Settings without an effect in the window: only one device trains, and the window writes no files."""
+_HIDDEN: Final[frozenset[Setting]] = frozenset({('inference', 'batch_interval')})
+"""Settings without an effect in the window, which writes no files."""
 
 
 def is_shown(reconstructor_name: str, field: SettingField) -> bool:
