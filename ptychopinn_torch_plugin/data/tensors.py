@@ -221,10 +221,10 @@ def with_given_object(tensors: ScanTensors, state: ReconstructionState) -> Recon
     object_array = extract_window(guess, state.origin, state.object_shape)
     weights = state.probe.abs().square().sum(dim=0)
     origins = torch.from_numpy(patch_origins_of(state) - np.array(state.origin)).to(tensors.device)
-    total = sum(
-        float((weights * extract_patches(object_array[None], chunk[None], tensors.pattern_shape).abs().square()).sum())
-        for chunk in origins.split(SCALE_BATCH)
-    )
+    total = 0.0
+    for chunk in torch.split(origins, SCALE_BATCH):
+        patches = extract_patches(object_array[None], chunk[None], tensors.pattern_shape)
+        total += float((weights * patches.abs().square()).sum())
     mean = total / (float(weights.sum()) * len(origins))
     if not 0 < mean < math.inf:
         raise InputError(
