@@ -506,6 +506,13 @@ class RefinementConfig(_Frozen):
         'End the refinement as soon as the misfit no longer falls; its epochs are then the most. Switch it off for a '
         'fixed number of epochs.',
     )
+    start: Literal['flat', 'product'] = setting(
+        'flat',
+        'Start from',
+        'Object with which "Refine" begins: "flat" is transparent everywhere; "product" is the object of the selected '
+        'product, for example that of an earlier run, which it continues. The probe is that of the product in either '
+        'case. Half scans begin flat: objects with a common start would correlate.',
+    )
 
     @field_validator('smoothing')
     @classmethod

@@ -38,6 +38,7 @@ from .context import CommandContext
 from .headers import describe, probe_of
 from .inputs import NPZ_SUFFIX, Loaded, load_scan, load_scans
 from .outputs import refuse_unwritable, resolve_output, write_reconstruction
+from .pictures import PICTURE_SUFFIXES, export_pictures
 from .result import CommandResult, table
 from .settings import read_config
 from .signals import StopSignals
@@ -137,9 +138,14 @@ def refine(parsed: argparse.Namespace, context: CommandContext) -> CommandResult
 
 
 def export(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
-    """Write a training file of a scan."""
+    """Write a training file of a scan, or pictures of a result."""
+    if parsed.output.suffix.lower() in PICTURE_SUFFIXES:
+        return export_pictures(parsed, context)
     if parsed.output.suffix != NPZ_SUFFIX:
-        raise ConfigurationError(f'-o {parsed.output}: export writes a training file, give a name that ends in .npz.')
+        raise ConfigurationError(
+            f'-o {parsed.output}: export writes a training file, give a name that ends in .npz; or pictures of a '
+            'result, give a name that ends in .tiff or .png.'
+        )
     return _to_npz(load_scan(parsed.source, parsed.read_as, parsed.nphotons), parsed, context)
 
 

@@ -28,7 +28,12 @@ EXAMPLES: Final = {
         'refine scan -s settings.ini --set refinement.refine_epochs=200 --set inference.half_scans=true -o refined',
     ),
     'batch': ('batch day -o results', 'batch day -m trained/model.safetensors -o results --shard 3/16'),
-    'export': ('export scan -o scan.npz', 'export scan -o for_ptychopinn.npz --dialect amplitude'),
+    'export': (
+        'export scan -o scan.npz',
+        'export scan -o for_ptychopinn.npz --dialect amplitude',
+        'export result -o star.tiff',
+        'export result/product.h5 -o star.png',
+    ),
     'convert': (
         'convert theirs.npz -o folder --photon-energy-ev 8800 --detector-distance-m 1.92 --detector-pixel-m 75e-6',
         'convert folder -o back.npz',
@@ -148,9 +153,18 @@ def _add_batch(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def _add_files(actions: argparse._SubParsersAction[Any]) -> None:
-    export = actions.add_parser('export', help='write a training file (.npz) of a scan')
-    export.add_argument('source', type=Path, metavar='SCAN', help=HELP)
-    export.add_argument('-o', '--output', type=Path, required=True, help='training file (.npz) to write')
+    export = actions.add_parser('export', help='write a training file (.npz) of a scan, or pictures of a result')
+    export.add_argument(
+        'source', type=Path, metavar='SCAN', help=f'{HELP}; for pictures a result: product, arrays, or their folder'
+    )
+    export.add_argument(
+        '-o',
+        '--output',
+        type=Path,
+        required=True,
+        help='training file (.npz) to write; or NAME.tiff (values as float32, for ImageJ) or NAME.png for pictures of '
+        'object and probe: NAME-amplitude.tiff and so on',
+    )
     convert = actions.add_parser('convert', help='convert a training file into a workflow folder, or back')
     convert.add_argument('source', type=Path, metavar='SCAN', help=HELP)
     convert.add_argument(

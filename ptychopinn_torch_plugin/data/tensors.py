@@ -22,7 +22,7 @@ from ..limits import memory_limit
 from ..physics.forward import PatternBatch
 from ..physics.kernels.selection import choose_kernels
 from ..physics.kernels.sums import Kernels
-from ..physics.patches import position_dtype, split_positions
+from ..physics.patches import extract_patches, extract_window, position_dtype, split_positions
 from ..physics.probe import fit_probe_scale, shift_probe
 from ..physics.propagation import quadratic_phase, shift_ramp
 from ..types import ReconstructionState
@@ -209,6 +209,28 @@ def initial_state(
     factor = scale * norm_of(modes) if scale else _fit_scale(tensors, state)
     object_array = torch.ones(shape, dtype=torch.complex64, device=device)
     return replace(state, object_array=object_array, origin=origin, probe=unit * factor)
+
+
+def with_given_object(tensors: ScanTensors, state: ReconstructionState) -> ReconstructionState:
+    """Return ``state`` with the object of the scan in place of its own.
+
+    The object is divided by a constant, so that its mean transmittance is 1 where the probe illuminates it: the photon
+    scale of the probe was fitted for such an object.
+    """
+    guess = torch.from_numpy(np.ascontiguousarray(tensors.scan.object_guess, dtype=np.complex64)).to(tensors.device)
+    object_array = extract_window(guess, state.origin, state.object_shape)
+    weights = state.probe.abs().square().sum(dim=0)
+    origins = torch.from_numpy(patch_origins_of(state) - np.array(state.origin)).to(tensors.device)
+    total = 0.0
+    for chunk in torch.split(origins, SCALE_BATCH):
+        patches = extract_patches(object_array[None], chunk[None], tensors.pattern_shape)
+        total += float((weights * patches.abs().square()).sum())
+    mean = total / (float(weights.sum()) * len(origins))
+    if not 0 < mean < math.inf:
+        raise InputError(
+            f'{tensors.scan.name}: the object of the product is zero where the probe is: set refinement.start = flat.'
+        )
+    return replace(state, object_array=object_array / math.sqrt(mean))
 
 
 def norm_of(modes: npt.NDArray[np.complexfloating]) -> float:

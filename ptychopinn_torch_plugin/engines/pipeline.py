@@ -23,7 +23,7 @@ from ..data.finite_check import refuse_non_finite
 from ..data.probe_preparation import prepared
 from ..data.scan import RawScan
 from ..data.sharding import Processes, working_as
-from ..data.tensors import ScanTensors, initial_state
+from ..data.tensors import ScanTensors, initial_state, with_given_object
 from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..metrics.half_scans import with_half_scans
 from ..metrics.residuals import illuminated_pixels, measure
@@ -134,7 +134,12 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
 def _refine(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
     tensors = _tensors(scan, config, observer)
     progress = _progress(scan, config, observer, network_steps=0)
-    state, losses, smoothing = _solve(tensors, initial_state(tensors, scale=config.probe.scale), config, progress)
+    start = initial_state(tensors, scale=config.probe.scale)
+    if config.refinement.start == 'product':
+        if scan.is_flat:
+            logger.warning('%s: the object of the product is flat, so the refinement begins flat.', scan.name)
+        start = with_given_object(tensors, start)
+    state, losses, smoothing = _solve(tensors, start, config, progress)
     return _result(tensors, state, scan, config, progress, losses, None, smoothing)
 
 

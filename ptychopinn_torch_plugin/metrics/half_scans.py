@@ -33,8 +33,8 @@ Run = Callable[[RawScan, Config, Observer], Reconstruction]
 def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer | None) -> Reconstruction:
     """Reconstruct by ``run``, add the comparison of half scans if configured, and log the verdict.
 
-    The halves start from the same probe, positions and object as the whole scan and pass through the same network and
-    refinement; no result of one part enters another.
+    The halves start from the same probe and positions as the whole scan, and from a flat object, and pass through the
+    same network and refinement; no result of one part enters another.
 
     A half that runs out of memory or diverges is a warning: the result is then that of the whole scan.
 
@@ -106,9 +106,12 @@ def _once(config: Config) -> Config:
 
 
 def _for_half(config: Config) -> Config:
-    """Return ``config`` without half scans, previews, verdict and geometry search, which are for the whole scan."""
+    """Return ``config`` without half scans, previews, verdict, geometry search and given object.
+
+    They are for the whole scan; halves that begin with one object would correlate for that reason alone.
+    """
     inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0, 'verify': False})
-    refinement = config.refinement.model_copy(update={'refine_geometry': False})
+    refinement = config.refinement.model_copy(update={'refine_geometry': False, 'start': 'flat'})
     return config.model_copy(update={'inference': inference, 'refinement': refinement})
 
 

@@ -82,7 +82,7 @@ def draw_metrics(
     figure.suptitle(_heading(metrics, run), fontsize=11, linespacing=1.4)
     axes = figure.subplots(3, 4)
     _draw_object_maps(axes.ravel()[:4], reconstruction, metrics, pixel_m)
-    pixel = (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
+    pixel = width_of(pixel_m)
     probe = axes[1]
     draw_modes(probe[0], reconstruction.probe, 'probe after', pixel)
     _draw_probe_phase(probe[1], reconstruction.probe[0], 'probe after: phase of mode 1 [rad]', pixel)
@@ -117,7 +117,7 @@ def draw_probe(probe: npt.NDArray[np.complexfloating], pixel_m: tuple[float, flo
     """
     figure = new_figure(9.0, 4.2)
     axes = figure.subplots(1, 2)
-    pixel = (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
+    pixel = width_of(pixel_m)
     draw_modes(axes[0], probe, 'probe', pixel)
     _draw_probe_phase(axes[1], probe[0], 'phase of mode 1 [rad]', pixel)
     return _png(figure)
@@ -160,22 +160,52 @@ def _draw_object_maps(
 ) -> None:
     covered = reconstruction.coverage
     lit = covered & (metrics.photons_map > _ILLUMINATED * metrics.photons_map.max())
-    array = reconstruction.object_array * np.exp(-1j * np.angle(reconstruction.object_array[covered].sum()))
-    phase = np.angle(array)
-    low, high = limits_of(phase[lit], False)
-    is_narrow = high - low < np.pi
+    draw_object(axes[:2], reconstruction, lit, pixel_m)
     images = (
-        ('amplitude', np.abs(array), 'gray', limits_of(np.abs(array)[lit], False), False),
-        ('phase [rad]', phase, *(('gray', (low, high)) if is_narrow else ('twilight', (-np.pi, np.pi))), False),
         ('uncertainty', metrics.uncertainty_map, 'cividis', limits_of(metrics.uncertainty_map[lit], False), True),
         ('R-factor on the object', metrics.object_r_map, 'magma', limits_of(metrics.object_r_map[lit], True), False),
     )
-    pixel = (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
-    for axis, (title, image, colours, limits, is_logarithmic) in zip(axes, images, strict=True):
+    for axis, (title, image, colours, limits, is_logarithmic) in zip(axes[2:], images, strict=True):
         shown = cropped(np.where(covered, image, np.nan), covered)
         _draw(axis, shown, limits, colours, is_logarithmic=is_logarithmic)
         axis.set(title=title)
-        _draw_bar(axis, shown.shape[1], pixel)
+        _draw_bar(axis, shown.shape[1], width_of(pixel_m))
+
+
+def draw_object(
+    axes: Sequence[Any],
+    reconstruction: Reconstruction,
+    lit: npt.NDArray[np.bool_],
+    pixel_m: tuple[float, float] | None,
+) -> None:
+    """Draw amplitude and phase of the object; what is not covered is hatched.
+
+    Args:
+        axes: two places to draw.
+        reconstruction: has object and coverage.
+        lit: where the values set the colours, ``(h, w)``.
+        pixel_m: height and width of an object pixel in metres, for the scale bars; None draws them in pixels.
+    """
+    covered = reconstruction.coverage
+    array = reconstruction.object_array * np.exp(-1j * np.angle(reconstruction.object_array[covered].sum()))
+    amplitude, phase = np.abs(array), np.angle(array)
+    low, high = limits_of(phase[lit], False)
+    is_narrow = high - low < np.pi
+    limits = (low, high) if is_narrow else (-np.pi, np.pi)
+    images = (
+        ('amplitude', amplitude, 'gray', limits_of(amplitude[lit], False)),
+        ('phase [rad]', phase, 'gray' if is_narrow else 'twilight', limits),
+    )
+    for axis, (title, image, colours, span) in zip(axes, images, strict=True):
+        shown = cropped(np.where(covered, image, np.nan), covered)
+        _draw(axis, shown, span, colours)
+        axis.set(title=title)
+        _draw_bar(axis, shown.shape[1], width_of(pixel_m))
+
+
+def width_of(pixel_m: tuple[float, float] | None) -> tuple[float, str]:
+    """Return the width of a pixel and its unit."""
+    return (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
 
 
 def _draw_coverage(

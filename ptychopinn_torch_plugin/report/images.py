@@ -80,21 +80,30 @@ def draw_map(
     if step > 1:
         note = f'{note} Reduced: one of {step} rows and columns is shown.'.strip()
     low, high = limits
-    known = np.isfinite(shown)
-    scaled = np.clip((np.where(known, shown, low) - low) / (high - low if high > low else 1.0), 0.0, 1.0)
-    y, x = np.indices(shown.shape)
-    hatch = np.where(((y + x) // _HATCH_PX) % 2 == 0, _LIGHT, _DARK)
-    index = np.where(known, np.rint(scaled * (_SHADES - 1)), hatch).astype(np.uint8)
-    palette = _palette(colours)
-    picture = _paletted(index, palette)
-    legend = _paletted(np.arange(_SHADES, dtype=np.uint8)[None], palette)
+    picture = paint(shown, colours, limits)
+    legend = _paletted(np.arange(_SHADES, dtype=np.uint8)[None], _palette(colours))
     length, text = (0.0, '') if pixel is None else scale_bar(shown.shape[1], pixel[0] * step, pixel[1])
     bar = 100 * length / shown.shape[1], text
     texts = labels or (f'{low:.3g}', f'{high:.3g}')
     height, width = shown.shape
     return MapImage(
-        name, title, png_url(_png(picture)), (height, width), png_url(_png(legend)), *texts, *bar, note
+        name, title, png_url(png_of(picture)), (height, width), png_url(png_of(legend)), *texts, *bar, note
     )  # fmt: skip
+
+
+def paint(array: Real, colours: Colours, limits: tuple[float, float]) -> Image.Image:
+    """Return a picture of one pixel for each value of ``array`` ``(h, w)``; what is not finite is hatched in grey.
+
+    Raises:
+        ImportError: matplotlib is not installed or does not work here.
+    """
+    low, high = limits
+    known = np.isfinite(array)
+    scaled = np.clip((np.where(known, array, low) - low) / (high - low if high > low else 1.0), 0.0, 1.0)
+    y, x = np.indices(array.shape)
+    hatch = np.where(((y + x) // _HATCH_PX) % 2 == 0, _LIGHT, _DARK)
+    index = np.where(known, np.rint(scaled * (_SHADES - 1)), hatch).astype(np.uint8)
+    return _paletted(index, _palette(colours))
 
 
 def png_url(content: bytes) -> str:
@@ -118,7 +127,8 @@ def _paletted(index: npt.NDArray[np.uint8], palette: list[int]) -> Image.Image:
     return picture
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_of(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
     stream = io.BytesIO()
     picture.save(stream, 'PNG', optimize=True)
     return stream.getvalue()

@@ -6,36 +6,50 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..metrics.plots import limits_of, new_figure
+from ..metrics.plots import (
+    draw_frc,
+    draw_losses,
+    draw_modes,
+    draw_object,
+    draw_positions,
+    limits_of,
+    new_figure,
+    width_of,
+)
 from ..metrics.verdict import light_of, verdict
 from .images import draw_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..data.scan import RawScan
     from ..types import Reconstruction
 
 
-def plot(reconstruction: Reconstruction) -> Figure:
-    """Draw amplitude and phase of the object and the first mode of the probe; axes in pixels.
+def plot(reconstruction: Reconstruction, scan: RawScan | None = None) -> Figure:
+    """Draw object, probe modes, losses and, with the scan, how the positions moved.
+
+    Args:
+        reconstruction: the result.
+        scan: the scan that was reconstructed: its positions are those before the run, and its pixel size gives the
+            scale bars and axes in metres. Without it they are in pixels, and no movement is drawn.
 
     Raises:
         ImportError: matplotlib is not installed or does not work here.
     """
-    figure = new_figure(13.0, 4.2)
-    covered = reconstruction.coverage
-    array = reconstruction.object_array
-    images = (
-        ('amplitude', np.where(covered, np.abs(array), np.nan), 'gray'),
-        ('phase [rad]', np.where(covered, np.angle(array), np.nan), 'twilight'),
-        ('probe, mode 1: amplitude', np.abs(reconstruction.probe[0]), 'viridis'),
-    )
-    for axis, (title, image, colours) in zip(figure.subplots(1, 3), images, strict=True):
-        low, high = (-np.pi, np.pi) if colours == 'twilight' else limits_of(image[np.isfinite(image)], False)
-        shown = axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation='nearest')
-        axis.set(title=title, xlabel='x [pixels]', ylabel='y [pixels]')
-        axis.set_facecolor('0.85')
-        figure.colorbar(shown, ax=axis, shrink=0.85)
+    pixel_m = None if scan is None else scan.pixel_m
+    figure = new_figure(13.0, 8.0)
+    axes = figure.subplots(2, 3)
+    draw_object(axes[0, :2], reconstruction, reconstruction.coverage, pixel_m)
+    draw_modes(axes[0, 2], reconstruction.probe, 'probe', width_of(pixel_m))
+    given = reconstruction.positions if scan is None else scan.positions
+    draw_positions(axes[1, 0], given, reconstruction.positions, pixel_m)
+    draw_losses(axes[1, 1], reconstruction.losses)
+    axes[1, 1].set_title('losses')
+    if reconstruction.metrics is None or reconstruction.metrics.frc is None:
+        axes[1, 2].set_axis_off()
+    else:
+        draw_frc(axes[1, 2], reconstruction.metrics.frc, pixel_m)
     return figure
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics.plots import cropped, limits_of
+from ..metrics.plots import cropped, limits_of, width_of
 from ..metrics.run import LOSSES, TITLES, Run, duration, mode_shares
 from ..metrics.verdict import fit_in_words, light_of
 from ..types import Reconstruction, ReconstructionMetrics
@@ -132,12 +132,12 @@ def object_maps(
     phase_map = draw_map(
         'phase', 'Phase [rad]', cropped(np.where(covered, phase, np.nan), covered),
         'gray' if is_narrow else 'twilight', (low, high) if is_narrow else (-np.pi, np.pi),
-        labels=None if is_narrow else ('-π', 'π'), pixel=_pixel(pixel_m),
+        labels=None if is_narrow else ('-π', 'π'), pixel=width_of(pixel_m),
         note='The mean phase is zero.' if is_narrow else 'Both ends of the colours are one phase. The mean is zero.',
     )  # fmt: skip
     amplitude_map = draw_map(
         'amplitude', 'Amplitude', cropped(np.where(covered, amplitude, np.nan), covered), 'gray',
-        limits_of(amplitude[lit], False), pixel=_pixel(pixel_m),
+        limits_of(amplitude[lit], False), pixel=width_of(pixel_m),
     )  # fmt: skip
     return [amplitude_map, phase_map]
 
@@ -153,7 +153,7 @@ def probe_maps(probe: npt.NDArray[np.complexfloating], pixel_m: PixelSize | None
         found.append(
             draw_map(
                 f'probe-{name}-{number + 1}', title, amplitude / largest, 'viridis', (0.0, 1.0),
-                labels=('0', 'largest amplitude'), pixel=_pixel(pixel_m),
+                labels=('0', 'largest amplitude'), pixel=width_of(pixel_m),
             )
         )  # fmt: skip
         if number == 0:
@@ -161,7 +161,7 @@ def probe_maps(probe: npt.NDArray[np.complexfloating], pixel_m: PixelSize | None
             found.append(
                 draw_map(
                     f'probe-{name}-phase', 'Phase of mode 1 [rad]', phase, 'twilight', (-np.pi, np.pi),
-                    labels=('-π', 'π'), pixel=_pixel(pixel_m),
+                    labels=('-π', 'π'), pixel=width_of(pixel_m),
                 )
             )  # fmt: skip
     return found
@@ -182,7 +182,7 @@ def _quality_maps(metrics: ReconstructionMetrics, pixel_m: PixelSize | None) -> 
     ):  # fmt: skip
         shown = cropped(np.where(covered, image, np.nan), covered)
         found.append(
-            draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=_pixel(pixel_m), note=note)  # type: ignore[arg-type] # names of the table above
+            draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=width_of(pixel_m), note=note)  # type: ignore[arg-type] # names of the table above
         )
     low, high = limits_of(metrics.detector_r_map, True)
     found.append(
@@ -209,10 +209,6 @@ def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:
     if frc is not None:
         found.append(Curve('frc', 'Fourier ring correlation of the half scans', plot_frc(frc, run.pixel_m)))
     return found
-
-
-def _pixel(pixel_m: PixelSize | None) -> tuple[float, str]:
-    return (1.0, 'px') if pixel_m is None else (pixel_m[1], 'm')
 
 
 def _well_lit(reconstruction: Reconstruction) -> npt.NDArray[np.bool_]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+from ptychodus.api.io import load_product
 
 from ptychopinn_torch_plugin.cli.parser import EXAMPLES, build_parser
 from ptychopinn_torch_plugin.config import Config
@@ -99,3 +104,30 @@ def test_results_that_are_none_are_refused(
     monkeypatch.chdir(tmp_path)
     assert message in run_json(words)['error']['message']
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_a_result(folder: Path, training_file: Path, tmp_path: Path, run_json: JsonCommand) -> None:
+    """TIFF files hold the values and the pixel size, PNG files what is known in grey and the rest hatched."""
+    product = run_json(['refine', folder, '-o', tmp_path / 'a', *REFINE, '--set', 'refinement.probe_modes=2'])['output']
+    arrays = run_json(['refine', training_file, '-o', tmp_path / 'b', *REFINE])['output']
+    document = run_json(['export', tmp_path / 'a', '-o', tmp_path / 'star.tiff'])
+    assert document['written'] == document['files']
+    loaded = load_product(Path(product))
+    values = loaded.object_.get_layer(0)
+    for file, expected in zip(document['files'], (np.abs(values), np.angle(values)), strict=False):
+        with cast('TiffImageFile', Image.open(file)) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), expected.astype(np.float32))
+            micrometres = 1 / float(picture.tag_v2[282])
+            assert micrometres == pytest.approx(1e6 * loaded.object_.get_pixel_geometry().width_m, rel=1e-4)
+            assert 'unit=micron' in picture.tag_v2[270]
+    with cast('TiffImageFile', Image.open(document['files'][2])) as picture:
+        assert picture.n_frames == document['probe_modes'] == 2
+    drawn = run_json(['export', arrays, '-o', tmp_path / 'star.png'])
+    assert drawn['object_pixel_m'] is None
+    with Image.open(drawn['files'][0]) as png, np.load(arrays) as result:
+        colours = np.asarray(png.convert('RGB'))
+        assert colours.shape[:2] == result['object'].shape
+        assert set(map(tuple, colours[~result['coverage']].tolist())) <= {(232, 232, 232), (214, 214, 214)}
+    for source, words in ((training_file, 'is no result'), (tmp_path, 'holds neither product.h5 nor')):
+        refused = run_json(['export', source, '-o', tmp_path / 'no.png'])
+        assert words in refused['error']['message']

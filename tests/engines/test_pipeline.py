@@ -188,3 +188,23 @@ def test_searches_skip_empty_patterns() -> None:
     assert result.positions.shape == scan.positions.shape
     assert np.array_equal(result.positions[[3, 17]], scan.positions[[3, 17]])
     assert not np.array_equal(result.positions, scan.positions)
+
+
+def test_a_refinement_continues_from_the_object_of_the_product() -> None:
+    """It begins where the earlier one ended, whatever the scale of the object; half scans begin flat all the same."""
+    flat, truth = make_scan(margin=5)
+    settings = {'refinement': {'refine_epochs': 3, 'refine_probe': False, 'start': 'product'}}
+    known = replace(flat, object_guess=(0.3 * truth).astype(np.complex64))
+    continued, begun = refine(known, parse_config(settings)), refine(flat, parse_config(settings))
+    assert continued.losses[0].training < 0.2 * begun.losses[0].training
+    error = phase_and_scale_free_error(continued.object_array, truth, inner(continued.coverage))
+    assert error < phase_and_scale_free_error(begun.object_array, truth, inner(begun.coverage)) / 3
+    halves = [
+        refine(scan, parse_config(settings | {'inference': {'half_scans': True, 'verify': False}})).metrics
+        for scan in (known, flat)
+    ]
+    assert halves[0] is not None
+    assert halves[1] is not None
+    assert halves[0].frc is not None
+    assert halves[1].frc is not None
+    np.testing.assert_allclose(halves[0].frc.correlation, halves[1].frc.correlation, atol=1e-3)

@@ -404,4 +404,10 @@ def test_a_notebook_shows_a_reconstruction(made: Made) -> None:
     assert len(found.links) == 2
     assert 'Misfit' in html
     figure = plot(made[0])
-    assert [axis.get_title() for axis in figure.axes[:3]] == ['amplitude', 'phase [rad]', 'probe, mode 1: amplitude']
+    titles = [axis.get_title() for axis in figure.axes]
+    for title in ('amplitude', 'phase [rad]', 'probe: amplitude, 2 modes', 'positions: as given', 'losses'):
+        assert title in titles
+    moved = replace(made[0], positions=made[1].scan.positions + np.eye(2)[np.arange(made[1].scan.size) % 2])
+    with_movement = plot(moved, made[1].scan.with_pixel((2e-8, 2e-8)))
+    assert any(axis.get_title().startswith('positions: movement') for axis in with_movement.axes)
+    assert any(axis.get_xlabel() == 'x [µm]' for axis in with_movement.axes)
