@@ -116,7 +116,7 @@ def _predict_s(scan: RawScan, device: torch.device, kernels: KernelChoice) -> fl
     config: Config = parse_config({})
     torch.manual_seed(0)
     tensors = ScanTensors(scan, device, kernels)
-    generator = build_generator(config.model).to(device)
+    generator = build_generator(config.model).to(device).eval()
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's types
     clock = Clock(device)
     with torch.inference_mode():

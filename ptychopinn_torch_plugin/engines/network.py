@@ -190,8 +190,16 @@ class Predictor:
         batches = _WindowBatches(self._tensors, self._state, windows, self._batch_size, share)
         objects = torch.ones(_shape_of(windows), dtype=torch.complex64, device=self._tensors.device)
         photons = batches.illumination(objects)
-        precondition = self._tensors.kernels.precondition
-        measured = Measurement(batches.object_update, batches, objects, photons, precondition)
+        kernels = self._tensors.kernels
+        measured = Measurement(
+            batches.object_update,
+            batches,
+            objects,
+            photons,
+            kernels.precondition,
+            kernels.network_input,
+            kernels.network_correction,
+        )
         origin = int(windows.origins[0, 0]), int(windows.origins[0, 1])
         for estimate in self._generator.unroll(measured, self._steps):
             objects = estimate

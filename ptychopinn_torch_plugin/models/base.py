@@ -28,7 +28,11 @@ class Measurement(NamedTuple):
     """Photons per pixel for a transparent object, ``(B, h, w)`` real."""
     precondition: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = REFERENCE.precondition
     """The preconditioner of :class:`~ptychopinn_torch_plugin.physics.kernels.sums.Kernels`; the default one can be
-    differentiated."""
+    differentiated, like those of the next two."""
+    network_input: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor] = REFERENCE.network_input
+    network_correction: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] = (
+        REFERENCE.network_correction
+    )
 
 
 class Generator(nn.Module, ABC):

@@ -24,10 +24,11 @@ from torch.nn import functional
 
 from ..config import ModelConfig
 from ..physics.forward import PatternBatch, exit_wave_update, patch_updates, power, simulate
+from ..physics.local_phase import local_phase, phase_slope
 from ..physics.patches import accumulate_patches, extract_patches
 from .augmentation import Augmentation
 from .base import Generator, Measurement
-from .physics_step import OBJECT_STEP, PreconditionedUpdate, local_phase, momentum, phase_slope, regularise
+from .physics_step import OBJECT_STEP, PreconditionedUpdate, momentum, regularise
 from .unet import UNet
 
 UNSHUFFLE = 4

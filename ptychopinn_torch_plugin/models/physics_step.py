@@ -15,7 +15,6 @@ epochs (amplitude / phase SSIM after 20 epochs .638/.723 against .966/.975).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..physics.preconditioner import low_frequency_filter
@@ -26,8 +25,6 @@ OBJECT_STEP = 1.2
 ILLUMINATION_FLOOR = 0.05
 """``e``."""
 MOMENTUM_LIMIT = 0.93
-OPAQUE = 1e-3
-"""Added to ``|O|^2`` where the local phase is taken: it stays defined where the object is opaque."""
 
 
 def momentum(step: int) -> float:
@@ -54,13 +51,3 @@ class PreconditionedUpdate:
     def __call__(self, object_array: Tensor) -> Tensor:
         """Compute ``L(U / (W + e max W))`` at ``object_array``, ``(B, h, w)`` complex."""
         return self._precondition(self._update(object_array), self.preconditioner, object_array, self._gain)
-
-
-def local_phase(image: Tensor) -> Tensor:
-    """Return the local phase as a number of modulus 1 (less where the object is opaque), same shape and dtype."""
-    return image / torch.sqrt(image.real.square() + image.imag.square() + OPAQUE)
-
-
-def phase_slope(unit: Tensor, axis: int) -> Tensor:
-    """Return the sine of the phase step from each pixel to the next along ``axis`` (cyclic), ``(..., h, w)`` real."""
-    return (unit.conj() * unit.roll(-1, dims=axis)).imag

@@ -55,20 +55,33 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, channels_in, h, w)`` to ``(B, channels_out, h, w)``; any h and w (padded inside)."""
+        height, width = x.shape[-2:]
+        x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        answer = self.on_blocks(functional.pixel_unshuffle(x, self.unshuffle))
+        answer = functional.pixel_shuffle(answer, self.unshuffle)[..., :height, :width]
+        return answer.contiguous()  # channels-last convolutions leave an order that is slow for what follows
+
+    def grid_of(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the coarser grid of an array (h, w), which is padded for it."""
+        height, width = (-(-side // self.multiple) * self.multiple // self.unshuffle for side in shape)
+        return height, width
+
+    def on_blocks(self, x: Tensor) -> Tensor:
+        """Map ``(B, unshuffle**2 * channels_in, h', w')`` to ``(B, unshuffle**2 * channels_out, h', w')``.
+
+        The coarser grid has the size of :meth:`grid_of`.
+        """
         if self.autocast_dtype is None:
             return self._convolve(x)
         with torch.autocast(x.device.type, dtype=self.autocast_dtype):
             return self._convolve(x).float()
 
     def _convolve(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        x = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
-        x = functional.pixel_unshuffle(x, self.unshuffle)
         skips = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else functional.avg_pool2d(x, 2))
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = block(torch.cat([functional.interpolate(x, scale_factor=2.0, mode='nearest'), skip], dim=1))
-        answer = functional.pixel_shuffle(self.head(x), self.unshuffle)[..., :height, :width]
-        return answer.contiguous()  # channels-last convolutions leave an order that is slow for what follows
+        answer: Tensor = self.head(x)
+        return answer

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..physics.local_phase import IMAGES
 from .augmentation import Augmentation
 from .base import Generator, Measurement
-from .physics_step import OBJECT_STEP, PreconditionedUpdate, local_phase, momentum, phase_slope
+from .physics_step import OBJECT_STEP, PreconditionedUpdate, momentum
 from .unet import UNet
 
 STEPS_FACTOR = 2
@@ -41,7 +42,7 @@ class UnrolledGenerator(Generator):
         self.default_steps = STEPS_FACTOR * config.steps
         self.memory_channels = config.memory_channels
         self.network = UNet(
-            6 + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
+            IMAGES + config.memory_channels, 2 + config.memory_channels, width=config.width, levels=config.levels
         )
         self.log_step_sizes = nn.Parameter(torch.full((config.steps,), math.log(OBJECT_STEP)))
 
@@ -58,8 +59,10 @@ class UnrolledGenerator(Generator):
         update = PreconditionedUpdate(measured)
         estimate, velocity = measured.start, torch.zeros_like(measured.start)
         augmentation = Augmentation.random() if self.training else Augmentation()
-        memory = augmentation.apply(
-            estimate.real.new_zeros((estimate.shape[0], self.memory_channels, *estimate.shape[-2:]))
+        block = self.network.unshuffle
+        shape = augmentation.apply(estimate).shape
+        memory = estimate.real.new_zeros(
+            (shape[0], self.memory_channels * block**2, *self.network.grid_of((shape[1], shape[2])))
         )
         for step in range(self.steps if steps is None else steps):
             direction = update(estimate)
@@ -67,18 +70,8 @@ class UnrolledGenerator(Generator):
             velocity = momentum(step) * velocity + size * direction
             estimate = estimate + velocity
             shown, towards, weight = (augmentation.apply(image) for image in (estimate, direction, update.weight))
-            correction, memory = self._correct(shown, towards, weight, memory)
+            answer = self.network.on_blocks(measured.network_input(shown, towards, weight, memory, block))
+            # Bounded, so that the corrections of a network cannot grow from step to step on a scan unlike its training.
+            correction, memory = measured.network_correction(shown, weight, answer, memory, block)
             estimate = estimate + augmentation.invert(correction)
             yield estimate
-
-    def _correct(self, estimate: Tensor, direction: Tensor, weight: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's correction, ``(B, h, w)`` complex, and the memory for the next step."""
-        unit = local_phase(estimate)
-        relative = direction * unit.conj()
-        slope_y, slope_x = (phase_slope(unit, axis) for axis in (-2, -1))
-        features = [estimate.abs() - 1.0, relative.real, relative.imag, slope_y, slope_x, weight]
-        answer = self.network(torch.cat([torch.stack(features, dim=1), memory], dim=1))
-        # Bounded, so that the corrections of a network cannot grow from step to step on a scan unlike its training.
-        bounded = torch.tanh(answer[:, :2]) * weight[:, None]
-        correction = unit * torch.complex(bounded[:, 0], bounded[:, 1])
-        return correction, torch.tanh(memory + answer[:, 2:])

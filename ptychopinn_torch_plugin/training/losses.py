@@ -10,6 +10,7 @@ from torch import Tensor
 from ..models.base import Generator, Measurement
 from ..physics.forward import simulate
 from ..physics.kernels.differentiable import fit, precondition
+from ..physics.kernels.reference import REFERENCE
 from ..physics.kernels.sums import Kernels
 from ..physics.noise_models import DEVIANCES
 from ..physics.probe import illumination
@@ -56,7 +57,17 @@ class _Physics:
         start = torch.ones_like(self._batch.reference)
         photons = torch.zeros_like(start.real)
         self._kernels.add_illumination(inputs.probes, inputs.patch_origins, photons)
-        return Measurement(self.update, (inputs,), start, photons, partial(precondition, self._kernels))
+        # The kernels of the network's input and correction have no derivative; those of the reference have.
+        kernels = REFERENCE if torch.is_grad_enabled() else self._kernels
+        return Measurement(
+            self.update,
+            (inputs,),
+            start,
+            photons,
+            partial(precondition, self._kernels),
+            kernels.network_input,
+            kernels.network_correction,
+        )
 
 
 def pinn_training_loss(generator: Generator, batch: TrainingBatch, likelihood: str, kernels: Kernels) -> Tensor:

@@ -188,6 +188,25 @@ def test_preconditioner_and_total_variation(shape: tuple[int, int], real: torch.
             assert_near(one, two, 10 * TOLERANCES[real])
 
 
+@pytest.mark.parametrize('real', TOLERANCES, ids=str)
+@pytest.mark.parametrize('shape', [(16, 24), (21, 27)], ids=str)
+def test_input_and_correction_of_the_network(shape: tuple[int, int], real: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    grid = [-(-side // 8) * 4 for side in shape]
+    object_array, direction = torch.randn((2, 2, *shape), dtype=torch.complex128, generator=generator)
+    object_array[:, 2, 3:6] = 0.0  # opaque
+    weight = torch.rand((2, *shape), dtype=torch.float64, generator=generator)
+    memory, answer = (torch.randn((2, count, *grid), dtype=torch.float64, generator=generator) for count in (16, 24))
+    complex_dtype = torch.complex64 if real == torch.float32 else torch.complex128
+    narrow = (object_array.to(complex_dtype), direction.to(complex_dtype), weight.to(real), memory.to(real))
+    expected = REFERENCE.network_input(object_array, direction, weight, memory, 2)
+    assert_near(COMPILED.network_input(*narrow, 2), expected, TOLERANCES[real])
+    pair = REFERENCE.network_correction(object_array, weight, answer.clone(), memory, 2)
+    found = COMPILED.network_correction(narrow[0], narrow[2], answer.to(real, copy=True), narrow[3], 2)
+    for one, two in zip(found, pair, strict=True):
+        assert_near(one, two, TOLERANCES[real])
+
+
 def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     largest = float(expected.abs().max())
     torch.testing.assert_close(found.to(expected.dtype), expected, rtol=0, atol=tolerance * largest)

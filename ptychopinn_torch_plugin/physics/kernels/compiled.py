@@ -24,6 +24,8 @@ from torch import Tensor
 
 from ..derivatives import gauss_newton_step, slope_products
 from ..forward import EXPECTED_EPS, PatternBatch
+from ..local_phase import IMAGES
+from ..local_phase import OPAQUE as OPAQUE_PHASE
 from ..noise_models import POISSON_FLOOR
 from ..preconditioner import OPAQUE, amplify_low_frequencies
 from ..total_variation import dual_step_sizes
@@ -299,6 +301,35 @@ def precondition_gradient(
     return of_update, of_object
 
 
+def network_input(object_array: Tensor, direction: Tensor, weight: Tensor, memory: Tensor, block: int) -> Tensor:
+    """Compute the input of the network, as :func:`..local_phase.network_input`, channels-last."""
+    height, width = memory.shape[-2:]
+    images = weight.new_empty((len(weight), height, width, IMAGES * block**2 + memory.shape[1]))
+    if (height * block, width * block) != weight.shape[1:]:
+        images.zero_()
+    arrays = (_as_numpy(object_array), _as_numpy(direction), _as_numpy(weight))
+    rows = np.empty((2, weight.shape[2] + 1), arrays[0].dtype)
+    object_loops.fill_network_input(
+        *arrays, memory.permute(0, 2, 3, 1).numpy(), block, OPAQUE_PHASE, rows, images.numpy()
+    )
+    return images.permute(0, 3, 1, 2)
+
+
+def network_correction(
+    object_array: Tensor, weight: Tensor, answer: Tensor, memory: Tensor, block: int
+) -> tuple[Tensor, Tensor]:
+    """Compute correction and memory, as :func:`..local_phase.network_correction`; overwrites ``answer``."""
+    channels = 2 * block**2
+    last = answer.permute(0, 2, 3, 1).contiguous()
+    object_loops.add_memory(memory.permute(0, 2, 3, 1).numpy(), block, weight.shape[1], weight.shape[2], last.numpy())
+    last.tanh_()
+    correction = torch.empty_like(object_array, memory_format=torch.contiguous_format)
+    object_loops.network_correction(
+        _as_numpy(object_array), _as_numpy(weight), last.numpy(), block, OPAQUE_PHASE, correction.numpy()
+    )
+    return correction, last[..., channels:].permute(0, 3, 1, 2)
+
+
 def proximal_point(object_array: Tensor, ratio: Tensor, dual_y: Tensor, dual_x: Tensor, steps: int) -> Tensor:
     """Compute the proximal point of total variation, as :func:`..total_variation.proximal_point`."""
     present = torch.empty_like(object_array)
@@ -322,6 +353,8 @@ COMPILED = Kernels(
     fit=fit,
     fit_gradient=fit_gradient,
     precondition_gradient=precondition_gradient,
+    network_input=network_input,
+    network_correction=network_correction,
     batch_bytes=BATCH_BYTES,
 )
 
@@ -357,3 +390,6 @@ def _run_all() -> None:
     fit_gradient(fit(wave[None], batch, 'amplitude', True), batch, 'amplitude', wave[None], None, (2, 2))
     precondition_gradient(wave[None], wave[None], real[None], wave[None], torch.ones((2, 2)))
     proximal_point(wave, real, wave.clone(), wave.clone(), 1)
+    for kept in (torch.zeros((1, 4, 1, 1)), torch.zeros((1, 1, 1, 12))[..., 8:].permute(0, 3, 1, 2)):
+        network_input(wave[None], wave[None], real[None], kept, 2)
+        network_correction(wave[None], real[None], torch.zeros((1, 12, 1, 1)), kept, 2)

@@ -140,3 +140,97 @@ def precondition_gradient(
                     smooth[x] * source[x].imag + share * imag - decay * wave[x].real,
                     -smooth[x] * source[x].real - share * real - decay * wave[x].imag,
                 )
+
+
+@compiled
+def fill_network_input(
+    object_array: Array,
+    direction: Array,
+    weight: Array,
+    memory: Array,
+    block: int,
+    opaque: float,
+    rows: Array,
+    images: Array,
+) -> None:
+    """Fill in the input of the unrolled network (:func:`..local_phase.network_input`), channels last.
+
+    ``memory`` ``(B, h', w', K)`` and ``images`` ``(B, h', w', 6 block**2 + K)`` are on the coarser grid; pixels outside
+    the object array stay as they are. ``rows`` ``(2, w + 1)`` complex is space for the local phase of two rows.
+    """
+    one, pixels = weight.dtype.type(1.0), block * block
+    height, width = object_array.shape[1:]
+    for b in range(object_array.shape[0]):
+        _local_phase(object_array[b, 0], opaque, rows[0])
+        for y in range(height):
+            here, below = rows[y % 2], rows[(y + 1) % 2]
+            _local_phase(object_array[b, (y + 1) % height], opaque, below)
+            here[width] = here[0]
+            wave, towards, light = object_array[b, y], direction[b, y], weight[b, y]
+            target, first = images[b, y // block], (y % block) * block
+            for left in range(0, width, block):
+                place = target[left // block]
+                for x in range(left, min(left + block, width)):
+                    unit, lower, right, channel = here[x], below[x], here[x + 1], first + x - left
+                    modulus = math.sqrt(wave[x].real * wave[x].real + wave[x].imag * wave[x].imag)
+                    place[channel] = modulus - one
+                    place[channel + pixels] = towards[x].real * unit.real + towards[x].imag * unit.imag
+                    place[channel + 2 * pixels] = towards[x].imag * unit.real - towards[x].real * unit.imag
+                    place[channel + 3 * pixels] = unit.real * lower.imag - unit.imag * lower.real
+                    place[channel + 4 * pixels] = unit.real * right.imag - unit.imag * right.real
+                    place[channel + 5 * pixels] = light[x]
+        for y in range(memory.shape[1]):
+            for x in range(memory.shape[2]):
+                for channel in range(memory.shape[3]):
+                    images[b, y, x, 6 * pixels + channel] = memory[b, y, x, channel]
+
+
+@compiled
+def _local_phase(wave: Array, opaque: float, unit: Array) -> None:
+    """Compute ``O / sqrt(|O|^2 + opaque)`` of one row into ``unit``, which may be longer."""
+    kind = wave.real.dtype.type
+    one, least = kind(1.0), kind(opaque)
+    for x in range(len(wave)):
+        power = wave[x].real * wave[x].real + wave[x].imag * wave[x].imag
+        unit[x] = wave[x] * (one / kind(math.sqrt(power + least)))
+
+
+@compiled
+def add_memory(memory: Array, block: int, height: int, width: int, answer: Array) -> None:
+    """Add ``memory`` ``(B, h', w', K)`` to the last channels of ``answer`` ``(B, h', w', 2 block**2 + K)``.
+
+    They become 0 outside the object array of ``height`` and ``width``.
+    """
+    pixels = block * block
+    first = 2 * pixels
+    for b in range(answer.shape[0]):
+        for y in range(answer.shape[1]):
+            for x in range(answer.shape[2]):
+                for channel in range(memory.shape[3]):
+                    answer[b, y, x, first + channel] += memory[b, y, x, channel]
+                if (y + 1) * block > height or (x + 1) * block > width:
+                    for channel in range(memory.shape[3]):
+                        place = channel % pixels
+                        if y * block + place // block >= height or x * block + place % block >= width:
+                            answer[b, y, x, first + channel] = 0.0
+
+
+@compiled
+def network_correction(
+    object_array: Array, weight: Array, bounded: Array, block: int, opaque: float, correction: Array
+) -> None:
+    """Compute ``u W (c_0 + i c_1)`` with the local phase ``u`` and the first channels ``c`` of ``bounded``.
+
+    ``bounded`` ``(B, h', w', ...)`` is on the coarser grid, everything else ``(B, h, w)``.
+    """
+    pixels, width = block * block, object_array.shape[2]
+    for b in range(object_array.shape[0]):
+        for y in range(object_array.shape[1]):
+            light, target = weight[b, y], correction[b, y]
+            source, first = bounded[b, y // block], (y % block) * block
+            _local_phase(object_array[b, y], opaque, target)
+            for left in range(0, width, block):
+                place = source[left // block]
+                for x in range(left, min(left + block, width)):
+                    channel = first + x - left
+                    target[x] *= light[x] * complex(place[channel], place[channel + pixels])

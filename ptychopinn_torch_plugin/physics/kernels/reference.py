@@ -18,6 +18,7 @@ from ..forward import (
     power,
     simulate,
 )
+from ..local_phase import network_correction, network_input
 from ..noise_models import DEVIANCES, deviance_slope, total_deviance, update_factor
 from ..patches import extract_patches
 from ..preconditioner import OPAQUE, amplify_low_frequencies, precondition_low_frequencies
@@ -155,5 +156,7 @@ REFERENCE = Kernels(
     fit=fit,
     fit_gradient=fit_gradient,
     precondition_gradient=precondition_gradient,
+    network_input=network_input,
+    network_correction=network_correction,
     batch_bytes=2**20,
 )

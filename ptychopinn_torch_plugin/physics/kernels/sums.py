@@ -143,5 +143,9 @@ class Kernels(NamedTuple):
     precondition_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """Compute the derivatives of ``precondition`` with respect to the update and the object from that with respect to
     its result, which comes before the arguments of ``precondition``."""
+    network_input: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    """Compute the input of the unrolled network: :func:`~..local_phase.network_input`."""
+    network_correction: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+    """Compute the correction of the object and the memory: :func:`~..local_phase.network_correction`."""
     batch_bytes: int
     """Bytes of complex exit waves in one batch on a CPU: more would not stay in its cache."""
