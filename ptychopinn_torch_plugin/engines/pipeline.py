@@ -175,7 +175,6 @@ def _solve(
     Raises:
         ReconstructionError: object, probe, positions or intensities are no longer finite.
     """
-
     most = config.refinement.refine_epochs
 
     def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord], float]:
