@@ -7,8 +7,8 @@ uncertain by about as much as a change of one in ``m D``. Where the model explai
     (least D of the epochs before the last 10 - least D of the last 10) m / (p max(1, D))
 
 and the refinement is done when it is below ``LEAST_PROGRESS``. The least value of ten epochs is not affected by the
-oscillations of the momentum and its restarts. The rule begins 20 epochs after the last quantity has joined the
-refinement, so that ten epochs with all quantities are compared with ten others.
+oscillations of the momentum and its restarts. The rule begins 30 epochs after the last quantity has joined the
+refinement: low frequencies of the phase converge slowly and hardly change the deviance of a faint scan.
 
 The threshold was chosen on the simulated scans of ``benchmarks/quality`` (:doc:`/benchmarks`): the similarity to the
 truth stays within .002 of that of all epochs, or is larger.
@@ -23,7 +23,7 @@ from ..data.tensors import ScanTensors
 
 WINDOW = 10
 """Epochs that are compared with those before them."""
-LEAST_PROGRESS = 0.1
+LEAST_PROGRESS = 0.01
 """Fall of the deviance over a window, in units of the photon noise of one object pixel, that ends the refinement."""
 
 
@@ -40,7 +40,7 @@ class StoppingRule:
         measured = tensors.size * int((~tensors.scan.bad_pixels).sum())
         self._is_used = config.stop_when_done
         self._per_pixel = measured / math.prod(object_shape)
-        self._first = _last_start(config) + 2 * WINDOW
+        self._first = _last_start(config) + 3 * WINDOW
         self._deviances: list[float] = []
 
     def is_done(self, deviance: float) -> bool:

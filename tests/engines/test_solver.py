@@ -104,8 +104,9 @@ def test_a_second_mode_is_found() -> None:
 def test_flickering_intensities_are_found() -> None:
     _, truth = make_scan(rows=9)
     dim, _ = flickering_scan()
-    plain = error_of(dim, truth, settings(refine_epochs=80, refine_positions=False))
-    fitted = error_of(dim, truth, settings(refine_epochs=80, refine_positions=False, refine_intensity=True))
+    all_epochs: dict[str, object] = {'refine_epochs': 80, 'stop_when_done': False, 'refine_positions': False}
+    plain = error_of(dim, truth, settings(**all_epochs))
+    fitted = error_of(dim, truth, settings(**all_epochs, refine_intensity=True))
     assert fitted < 0.5 * plain
 
 
