@@ -1,6 +1,7 @@
 # make test   lint, type checks, import rules and the tests, in .venv
 # make demo   simulate a scan (or take SCAN=folder), train, reconstruct and score it; the result lies in demo/
 # make docs   build the documentation into build/docs, warnings being errors; runs the tutorials
+# make pictures  renew the pictures of the window, of a report and of the symptoms in docs/images
 # make wheel  build the source archive and the wheel into dist/ twice, compare, and check them
 # make reliability  renew docs/reliability.md from the tests that inject faults
 # make fuzz   mutate every kind of file that is read, guided by coverage, each for FUZZ_SECONDS (default 600)
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo docs wheel reliability fuzz kills mutants dependencies sbom soak quality bench clean
+.PHONY: test check demo docs pictures wheel reliability fuzz kills mutants dependencies sbom soak quality bench clean
 .DEFAULT_GOAL := test
 
 # The version of the package stands in its __init__.py, and the installed metadata repeat it.
@@ -43,6 +44,10 @@ demo: $(STAMP)
 
 docs: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -E -a -W --keep-going -b html docs build/docs
+
+pictures: $(STAMP)
+	PYTHONPATH=. $(BIN)/python docs/make_screenshots.py
+	PYTHONPATH=. $(BIN)/python docs/make_symptoms.py
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from list_messages import messages_list
+
 import ptychopinn_torch_plugin
 from ptychopinn_torch_plugin.host.settings import group_name, iter_setting_fields
 
@@ -71,7 +73,7 @@ sphinx_gallery_conf = {
     'show_signature': False,
 }
 
-_PLACEHOLDER = re.compile(r'^<!-- (settings|modules|pages): ([\w.]+) -->$', re.MULTILINE)
+_PLACEHOLDER = re.compile(r'^<!-- (messages|modules|pages|settings): ([\w.]+) -->$', re.MULTILINE)
 
 
 def settings_table(section: str) -> str:
@@ -85,11 +87,18 @@ def settings_table(section: str) -> str:
     for field in iter_setting_fields(section):
         unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
-        bounds = [f'from {field.minimum:g}'] if field.minimum is not None else []
-        bounds += [f'to {field.maximum:g}'] if field.maximum is not None else []
-        values = '<br>'.join(part for part in (f'`{field.default}` {unit}', ' '.join(bounds)) if part)
+        bounds = [f'from {_written(field.minimum)}'] if field.minimum is not None else []
+        bounds += [f'to {_written(field.maximum)}'] if field.maximum is not None else []
+        values = '<br>'.join(part for part in (f'`{_written(field.default)}` {unit}', ' '.join(bounds)) if part)
         rows.append(f'| `{section}.{field.name}`<br>{field.label} | {values} | {field.tip}{choices} |')
     return '\n'.join(rows)
+
+
+def _written(value: object) -> str:
+    """Return a value of a setting as it is written after ``--set``."""
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def modules_below(name: str) -> list[str]:
@@ -131,11 +140,11 @@ def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
     def text_of(match: re.Match[str]) -> str:
         if match[1] == 'pages':
             return other_pages()
-        return settings_table(match[2]) if match[1] == 'settings' else reference(match[2])
+        return {'messages': messages_list, 'modules': reference, 'settings': settings_table}[match[1]](match[2])
 
     source[0] = _PLACEHOLDER.sub(text_of, text).replace('{VERSION}', f'{{{release}}}')
 
 
 def setup(app: Sphinx) -> None:
-    """Have tables of settings, lists of modules and pages, and the version written from what is there."""
+    """Have tables of settings, lists of messages, modules and pages, and the version written from what is there."""
     app.connect('source-read', _fill_in)

@@ -1,12 +1,15 @@
-"""Make the pictures of the window in ``docs/images``: ``PYTHONPATH=. python docs/make_screenshots.py``.
+"""Make the pictures of the window and of a report in ``docs/images``: ``make pictures``.
 
 A scan is simulated, and the real window trains on it and reconstructs it by its own buttons, without a screen, at
-1280 x 800 and 1920 x 1080 pixels. Takes two minutes on two cores.
+1280 x 800 and 1920 x 1080 pixels; Chromium draws the report. Takes two minutes on two idle cores. Pictures
+that are larger than they should be, because the window has no room for its contents, are named.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,10 +48,14 @@ def main() -> None:
         simulate_scan(folder / 'faint', FAINT_SCAN)
         (folder / 'training').mkdir()
         window.view.setWindowTitle('Ptychodus')
+        window.set_values({'Execution': {'report_folder': folder / 'reports'}})
         window.view.show()
         scan = window.load_scan(folder / 'scan')
         _panels(window)
         _check_data(window)
+        _refinement(window)
+        _report(folder / 'reports')
+        window.product_box().setCurrentIndex(scan)
         _training(window, folder / 'training')
         _inference(window)
         _foreign_model(window, folder / 'faint')
@@ -82,6 +89,26 @@ def _check_data(window: PtychodusWindow) -> None:
     dialog.grab().save(str(IMAGES / 'check-data.png'))
     dialog.close()
     window.settle()
+
+
+def _refinement(window: PtychodusWindow) -> None:
+    window.choose_algorithm(REFINE)
+    with window.finished_run(SECONDS):
+        window.actions.reconstruct_button.click()
+    window.monitor.raise_if_failed()
+    _grab(window, 'refined', SMALL)
+    window.choose_algorithm(PINN)
+
+
+def _report(folder: Path) -> None:
+    """The top of the report of the refinement, as a browser shows it."""
+    (report,) = folder.glob('*.html')
+    browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    if browser is None:
+        raise SystemExit('The picture of the report needs Chromium: install it.')
+    command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--window-size=1280,1600']
+    command += [f'--screenshot={IMAGES / "report.png"}', report.as_uri()]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
 
 
 def _training(window: PtychodusWindow, folder: Path) -> None:
@@ -134,7 +161,10 @@ def _grab(window: PtychodusWindow, name: str, size: tuple[int, int]) -> None:
     window.view.resize(*size)
     window.status.text_edit.moveCursor(QTextCursor.MoveOperation.End)
     window.settle()
-    window.view.grab().save(str(IMAGES / f'{name}.png'))
+    picture = window.view.grab()
+    if (picture.width(), picture.height()) != size:
+        print(f'{name}.png: {picture.width()} x {picture.height()} instead of {size[0]} x {size[1]}')
+    picture.save(str(IMAGES / f'{name}.png'))
 
 
 def _grab_page(window: PtychodusWindow, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 import runpy
@@ -82,21 +81,20 @@ def test_the_reference_has_a_place_for_every_module() -> None:
         assert prefixes & named or package_itself, f'name {".".join(parts)} on a page in docs/api'
 
 
-def test_the_messages_of_the_page_are_those_of_the_code() -> None:
-    texts = []
-    for path in (ROOT / 'ptychopinn_torch_plugin').rglob('*.py'):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                texts.append(
-                    ''.join(str(part.value) if isinstance(part, ast.Constant) else '{}' for part in node.values)
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
-    quoted = re.findall(r'^\| "(.*?)" \|', (ROOT / 'docs' / 'messages.md').read_text(), re.MULTILINE)
-    assert len(quoted) > 20
-    for message in quoted:
-        pattern = re.compile('.*'.join(re.escape(part.strip()) for part in message.split('...')), re.DOTALL)
-        assert any(pattern.search(text) for text in texts), message
+def test_every_quoted_message_is_in_the_list_of_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'docs'))
+    doors = importlib.import_module('list_messages').messages()
+    sections = (ROOT / 'docs' / 'messages.md').read_text().split('\n## ')[1:]
+    assert sorted(re.findall(r'<!-- messages: (\w+) -->', '\n'.join(sections))) == sorted(doors)
+    quoted = 0
+    for section in sections:
+        (door,) = re.findall(r'<!-- messages: (\w+) -->', section)
+        for message in re.findall(r'^\| "(.*?)" \|', section, re.MULTILINE):
+            quoted += 1
+            pattern = re.compile('.*'.join(re.escape(part.strip()) for part in message.split('...')), re.DOTALL)
+            assert any(pattern.search(text) for text in doors[door]), f'{door}: {message}'
+    assert quoted > 30
+    assert sum(map(len, doors.values())) > 200, 'the errors of the code are found'
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
