@@ -67,7 +67,9 @@ _WITHOUT_NETWORK: Final = frozenset(
 )
 """Inference settings that have an effect without a network."""
 
-_HIDDEN: Final[frozenset[Setting]] = frozenset({('training', 'devices'), ('inference', 'batch_interval')})
+_HIDDEN: Final[frozenset[Setting]] = frozenset(
+    {('training', 'devices'), ('inference', 'batch_interval'), ('refinement', 'inspect_apply')}
+)
 """Settings without an effect in the window: only one device trains, and the window writes no files."""
 
 
@@ -84,7 +86,7 @@ def is_shown(reconstructor_name: str, field: SettingField) -> bool:
     if name == 'supervised' and setting == ('training', 'likelihood'):
         return False
     if name != 'refine':
-        return True
+        return setting != ('refinement', 'inspect_first')
     return field.section in ('probe', 'refinement') or (field.section == 'inference' and field.name in _WITHOUT_NETWORK)
 
 
@@ -132,6 +134,7 @@ _CONDITIONS: Final[Mapping[Setting, tuple[Callable[[Values], bool], str]]] = {
     ('refinement', 'probe_start'): (_is(('refinement', 'refine_probe'), True), '"Refine the probe"'),
     ('refinement', 'positions_start'): (_is(('refinement', 'refine_positions'), True), '"Refine the positions"'),
     ('refinement', 'intensity_start'): (_is(('refinement', 'refine_intensity'), True), '"Refine the intensities"'),
+    ('refinement', 'inspect_first'): (_HAS_EPOCHS, 'refinement epochs'),
 }
 _OF_EPOCHS: Final = frozenset(
     {
