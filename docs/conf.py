@@ -57,7 +57,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 PACKAGE = ptychopinn_torch_plugin.__name__
-_OF_QT = ('data_dialog', 'factory', 'fields', 'fold', 'model_box', 'page', 'run_view')
+_OF_QT = ('factory', 'fields', 'fold', 'inspection_box', 'model_box', 'page', 'run_view')
 HIDDEN = {f'{PACKAGE}.host.panel.{name}' for name in _OF_QT}
 """Modules without a place in the reference: these need a screen's libraries to be imported."""
 

@@ -81,13 +81,12 @@ def _panels(window: PtychodusWindow) -> None:
 
 
 def _check_data(window: PtychodusWindow) -> None:
-    from PyQt5.QtWidgets import QMessageBox
-
+    box = _page(window).inspection_box
     _page(window).check_button.click()
+    window.wait(lambda: not box.is_busy, 'the inspection has ended', SECONDS)
     window.settle()
-    (dialog,) = _page(window).findChildren(QMessageBox)
-    dialog.grab().save(str(IMAGES / 'check-data.png'))
-    dialog.close()
+    box.grab().save(str(IMAGES / 'check-data.png'))
+    box.close_button.click()
     window.settle()
 
 

@@ -513,6 +513,18 @@ class RefinementConfig(_Frozen):
         'product, for example that of an earlier run, which it continues. The probe is that of the product in either '
         'case. Half scans begin flat: objects with a common start would correlate.',
     )
+    inspect_first: bool = setting(
+        False,
+        'Inspect first',
+        'Before "Refine" begins, find orientation, defocus and faults of the patterns, and write them into the log; in '
+        'batch mode also into inspection.json beside the product. Takes up to a minute.',
+    )
+    inspect_apply: bool = setting(
+        False,
+        'Apply the inspection',
+        'In batch mode, also apply the usual proposals of "Inspect first": the righted scan is written into the folder '
+        '"inspected" beside the product and refined in place of the one given.',
+    )
 
     @field_validator('smoothing')
     @classmethod

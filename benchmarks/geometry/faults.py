@@ -10,7 +10,7 @@ import numpy as np
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.demo.simulate import ScanPlan
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus
-from ptychopinn_torch_plugin.inspection.diagnosis import propagated
+from ptychopinn_torch_plugin.inspection.diagnosis import diameter_of, propagated
 
 from ..faint.objects import CleanScan, clean_scan
 from .scans import DEFOCUS_M, KINDS
@@ -43,6 +43,9 @@ def faulty_scan(fault: str | None, seed: int, photons: float = PHOTONS) -> RawSc
     sign = rng.choice([-1.0, 1.0])
     plan = ScanPlan(rows=ROWS, columns=ROWS, defocus_m=float(sign * rng.uniform(1.0, 1.6) * DEFOCUS_M))
     plan = replace(plan, **PLANS.get(fault or '', {}))
+    if fault == 'too little overlap':
+        probe = clean_scan('star', 0, replace(plan, rows=2, columns=2)).raw(PHOTONS, 0).probe
+        plan = replace(plan, step_px=(1 - INJECTED_OVERLAP) * diameter_of(probe))
     clean = clean_scan(KINDS[seed % len(KINDS)], 300 + seed, plan)
     if fault == 'flicker 15 %':
         factors = np.exp(0.15 * rng.standard_normal(len(clean.patterns)))
@@ -62,11 +65,13 @@ def faulty_scan(fault: str | None, seed: int, photons: float = PHOTONS) -> RawSc
 
 PLANS: dict[str, dict[str, Any]] = {
     'missing modes': {'modes': 3},
-    'too little overlap': {'step_px': 22.0, 'jitter_px': 2.0, 'rows': 6, 'columns': 6},
+    'too little overlap': {'jitter_px': 2.0, 'rows': 6, 'columns': 6},
     'raster': {'jitter_px': 0.0},
 }
 """Faults of the plan of the scan."""
 FEW_PHOTONS = 60.0
+INJECTED_OVERLAP = 0.3
+"""Linear overlap of neighbouring positions, less the jitter, in "too little overlap"."""
 
 
 def _with_wrong_positions(scan: RawScan, fault: str | None, rng: np.random.Generator) -> RawScan:

@@ -30,12 +30,13 @@ from ..observer import SilentObserver
 from ..report import REPORT_FILE, STATUS_FILE, Run, StatusFile, collected_warnings, write_report
 from ..storage.atomic import write_atomically
 from ..storage.folder_lock import locked
+from ..storage.json_values import plain
 from .codes import ExitCode
 from .commands import engine_imports
 from .context import CommandContext
 from .inputs import NPZ_SUFFIX, Loaded, find_scans, load_scan
 from .outputs import resolve_output, write_reconstruction
-from .result import CommandResult, plain
+from .result import CommandResult
 from .settings import read_config
 from .signals import StopSignals
 from .terminal import progress_bar

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..storage.json_values import plain
 from .codes import ExitCode
 
 
@@ -33,21 +33,6 @@ def json_of(result: CommandResult, command: str, written: Sequence[Path]) -> str
     code = int(result.code)
     envelope = {'command': command, 'ok': code == ExitCode.DONE, 'exit_code': code, 'written': list(written)}
     return json.dumps(plain(envelope | dict(result.document)), indent=2)
-
-
-def plain(value: Any) -> Any:  # noqa: ANN401 - a JSON tree
-    """Return ``value`` in types of JSON: paths as strings, numbers of numpy as Python's, not finite ones as null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, 'tolist'):  # an array or a number of numpy
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def table(rows: Mapping[str, object]) -> str:

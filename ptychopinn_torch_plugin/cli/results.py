@@ -17,11 +17,12 @@ from ..errors import ConfigurationError, InputError, ModelFileError
 from ..report import REPORT_FILE, read_report, write_comparison
 from ..report.compare import distinct_names
 from ..storage.atomic import open_atomically
+from ..storage.json_values import plain
 from ..storage.model_file import MODEL_SUFFIX, package_versions, read_model_header
 from .context import CommandContext
 from .names import PROGRAM, suggestion
 from .outputs import refuse_unwritable
-from .result import CommandResult, plain
+from .result import CommandResult
 
 TEXT_SUFFIXES: Final = ('.json', '.html', '.csv', '.ini', '.txt', '.log', '.yaml', '.png')
 """Files that a bundle takes: settings, logs, numbers, reports and their pictures."""

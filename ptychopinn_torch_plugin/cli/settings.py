@@ -61,7 +61,7 @@ def read_config(
 
     Raises:
         ConfigurationError: the file does not exist or is not a settings file, a change is not of that form, a name
-            is unknown, or a value is out of range.
+            is unknown, a value is out of range, or an inspection is requested, which is a command of its own.
     """
     from ..host.settings import SECTIONS
 
@@ -81,7 +81,13 @@ def read_config(
             raise ConfigurationError(f'--set {change}: choose the kind of model with train --supervised.')
         tree[section][name] = value
     tree['model']['model_type'] = model_type
-    return parse_config(tree)
+    config = parse_config(tree)
+    if config.refinement.inspect_first or config.refinement.inspect_apply:
+        raise ConfigurationError(
+            'refinement.inspect_first and refinement.inspect_apply are settings of Ptychodus: here, run '
+            '"ptychopinn-torch inspect SCAN" first, with --apply -o FOLDER to apply what it proposes.'
+        )
+    return config
 
 
 def _read_groups(settings: Path) -> dict[str, dict[str, str]]:

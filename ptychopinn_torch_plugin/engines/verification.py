@@ -24,7 +24,7 @@ from .held_out import HoldOut, HoldOutPlan
 PLAN = HoldOutPlan(epochs=10, used_folds=2)
 IDEAL_PLAN = HoldOutPlan(epochs=10, used_folds=1)
 """One fold is enough for what the photons allow."""
-SHARE = 0.2
+SHARE = 0.15
 """Part of the scan that is used: with these plans it takes less than 15 % of a default refinement."""
 LEAST_VERIFIED = 8
 """Patterns with photons that a scan must have to be verified: some predict the others."""

@@ -125,6 +125,9 @@ class HostWindow:
     prepare_input: Callable[[int], ReconstructInput]
     """Return the input of a reconstructor for the product of an index; takes a second on a large scan."""
 
+    load_folder: Callable[[Path], int]
+    """Load patterns and product of a workflow folder as new ones, and return the index of the product."""
+
 
 @runtime_checkable
 class WindowAware(Protocol):

@@ -13,6 +13,7 @@ These methods of the host are wrapped:
   :class:`~ptychopinn_torch_plugin.host.contract.RunChecking` can refuse the run before the host makes anything; while
   the main thread waits for a run, Ctrl-C and the signals of schedulers stop it in order;
 - ``SettingsRegistry.open_settings``: misspelt names of this package are warnings;
+- ``ConcreteWorkflowAPI.__init__``: the host's interface for scripts loads what an inspection has written;
 - ``ModelCore.batch_mode_execute``: ends with the host's code for an interrupted run after a signal, and with that of
   wrong usage for misspelt names or an output folder that cannot be made;
 - ``ProcessingController.__init__``, once the window is imported: the panels are appended, and the Infer button is
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ptychodus.api.exit_codes import ExitCode
     from ptychodus.api.reconstruct import ReconstructorLibrary
     from ptychodus.api.settings import SettingsRegistry
+    from ptychodus.api.workflow import WorkflowAPI
     from ptychodus.controller.processing import ProcessingController, ReconstructorViewControllerFactory
     from ptychodus.model import ModelCore
     from ptychodus.model.processing import ProcessingAPI
@@ -83,6 +85,9 @@ class _HostModel:
 
     task_manager: ForegroundTaskManager
     """Runs functions in the window's thread."""
+
+    workflow: ref[WorkflowAPI] | None = None
+    """The host's own interface for scripts, which holds the objects by which the models are found."""
 
     stop_request: StopRequest | None = None
     """The one of the run that the main thread waits for."""
@@ -216,6 +221,7 @@ def _wrap_model() -> None:
     parameter = _require_class('ptychodus.model.processing.api', 'ProcessingAlgorithmParameter')
     task_manager = _require_class('ptychodus.model.task_manager', 'ForegroundTaskManager')
     model = _require_class('ptychodus.model.core', 'ModelCore')
+    workflow = _require_class('ptychodus.model.workflow', 'ConcreteWorkflowAPI')
     _require_class('ptychodus.api.exit_codes', 'ExitCode')
     registry = _require_class('ptychodus.api.settings', 'SettingsRegistry')
     _require_attributes(registry, ('open_settings',))
@@ -224,6 +230,8 @@ def _wrap_model() -> None:
     _require_attributes(parameter, ('get_current_reconstructor',))
     _require_attributes(task_manager, ('put_foreground_task',))
     _require_attributes(model, ('batch_mode_execute',))
+    _require_parameters(workflow, ('settings_registry',))
+    _require_attributes(workflow, ('load_assembled_diffraction_data', 'register_product'))
     _require_attributes(train_task, ('__call__', 'task_monitor', 'trainer', 'reconstruct_input'))
     _require_attributes(reconstruct_task, ('__call__', 'task_monitor', 'reconstructor', 'output_product_file'))
 
@@ -232,6 +240,7 @@ def _wrap_model() -> None:
     wrapt.wrap_function_wrapper(reconstruct_task, '__call__', _call_reconstruct_task)
     wrapt.wrap_function_wrapper(api, 'train', _run_with_signals)
     wrapt.wrap_function_wrapper(api, 'reconstruct', _run_with_signals)
+    wrapt.wrap_function_wrapper(workflow, '__init__', _init_workflow)
     wrapt.wrap_function_wrapper(model, 'batch_mode_execute', _execute_batch)
     wrapt.wrap_function_wrapper(registry, 'open_settings', _open_settings)
     setattr(core, MARKER, True)
@@ -290,6 +299,16 @@ def _init_processing_core(
     _MODELS[instance.processing_api] = model
     _MODELS[bound.arguments['settings_registry']] = model
     _MODELS[instance.processing_api.task_monitor] = model
+
+
+def _init_workflow(
+    wrapped: Callable[..., None], instance: WorkflowAPI, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    wrapped(*args, **kwargs)
+    model = _MODELS.get(_bind(wrapped, args, kwargs).arguments['settings_registry'])
+
+    if model is not None:
+        model.workflow = ref(instance)
 
 
 def _load_libraries(settings_registry: SettingsRegistry) -> list[Loaded]:
@@ -525,7 +544,7 @@ def _init_processing_controller(
 
     if model is not None and loaded:
         _update_infer_button(instance, bound.arguments, model)
-        _connect_window(instance, bound.arguments)
+        _connect_window(instance, bound.arguments, model)
 
 
 def _create_view_controller_factories(
@@ -593,7 +612,7 @@ def _update_infer_button(controller: ProcessingController, arguments: Mapping[st
         signal.connect(lambda *_: disable_without_model())
 
 
-def _connect_window(controller: ProcessingController, arguments: Mapping[str, Any]) -> None:
+def _connect_window(controller: ProcessingController, arguments: Mapping[str, Any], model: _HostModel) -> None:
     """Pass the window to every factory of panels that can use it; one that fails costs a warning."""
     api = arguments['processing_api']
     window = HostWindow(
@@ -603,6 +622,7 @@ def _connect_window(controller: ProcessingController, arguments: Mapping[str, An
         products=arguments['product_repository'],
         product_box=controller._product_view_controller.get_widget(),
         prepare_input=lambda index: api.get_reconstruct_input(product_index=index),
+        load_folder=functools.partial(_load_folder, model),
     )
 
     for factory in arguments['view_controller_factories']:
@@ -613,3 +633,17 @@ def _connect_window(controller: ProcessingController, arguments: Mapping[str, An
                 logger.warning(
                     'The window cannot show the runs of "%s": %s: %s', factory.name, type(error).__name__, error
                 )
+
+
+def _load_folder(model: _HostModel, folder: Path) -> int:
+    """Load patterns and product of a workflow folder into the host, and return the index of the product."""
+    from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_product
+
+    workflow = None if model.workflow is None else model.workflow()
+
+    if workflow is None:
+        raise RuntimeError('Ptychodus ends.')
+
+    diffraction = workflow.load_assembled_diffraction_data(folder / DIFFRACTION_FILE)
+    product = read_product(folder / PRODUCT_FILE)
+    return workflow.register_product(product, diffraction=diffraction).get_product_index()

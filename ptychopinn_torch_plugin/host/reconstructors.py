@@ -6,8 +6,9 @@ checks its Stop button after every value; closing a generator ends the worker.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,7 @@ from ptychodus.api.reconstruct import ReconstructInput, ReconstructOutput, Train
 from ..data.io.archive import holds_array
 from ..data.io.npz import read_training_npz, write_training_npz
 from ..data.io.product import scan_from_reconstruct_input
-from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, read_workflow_folder
+from ..data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE, load_workflow_folder, read_workflow_folder
 from ..errors import ConfigurationError, InputError, ModelFileError, ModelNotLoadedError, TrainingError
 from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, MODEL_SUFFIX, read_model_header
@@ -26,6 +27,7 @@ from ..storage.training_output import TrainingOutput
 from ..worker import messages
 from ..worker.job import open_job
 from .contract import Action
+from .inspection_job import ANSWER_FILE, inspect_in_worker
 from .output_check import check_writable
 from .runs import LOGGER_NAME, WorkerReconstructor, ignore_run
 from .settings import ModelType, PtychoPINNSettings
@@ -33,6 +35,9 @@ from .settings import ModelType, PtychoPINNSettings
 if TYPE_CHECKING:
     from ..config import Config
     from ..data.scan import RawScan
+
+INSPECTED_FOLDER: Final = 'inspected'
+"""Workflow folder, beside the product, of a scan with the proposals of its inspection applied."""
 
 _PATTERNS: Final = 'diff3d'
 
@@ -267,10 +272,17 @@ class RefineReconstructor(WorkerReconstructor):
                 '[PtychoPINNPyTorchRefinement] refine_epochs = 0 ("Epochs (refinement)" in the panel): "Refine" needs '
                 'at least one epoch.'
             )
+        if config.refinement.inspect_apply and not config.refinement.inspect_first:
+            raise ConfigurationError(
+                '[PtychoPINNPyTorchRefinement] inspect_apply = True needs inspect_first = True: only what was '
+                'inspected can be applied.'
+            )
         return config
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Reconstruct from a flat object by refinement; the last value yielded holds the result.
+
+        Where the settings ask for it, the scan is inspected first.
 
         Raises:
             InputError: the input cannot be reconstructed.
@@ -278,7 +290,34 @@ class RefineReconstructor(WorkerReconstructor):
             WorkerError: the worker failed or died.
         """
         with self.run('Refinement'):
-            yield from self.products(parameters, 'refine', self._build_config(), None)
+            config = self._build_config()
+
+            if config.refinement.inspect_first:
+                parameters = yield from self._inspected(parameters, config)
+
+            yield from self.products(parameters, 'refine', config, None)
+
+    def _inspected(
+        self, parameters: ReconstructInput, config: Config
+    ) -> Generator[ReconstructOutput, None, ReconstructInput]:
+        """Inspect the scan; return it, or the righted scan where the proposals are applied (batch mode only).
+
+        ``inspection.json`` and the folder ``inspected`` are written into the output folder, where there is one. In the
+        window, the product so far is yielded, so that the host can check Stop.
+        """
+        folder = self.output_folder
+        righted = None if folder is None or not config.refinement.inspect_apply else folder / INSPECTED_FOLDER
+        found = yield from self.shown_messages(parameters, inspect_in_worker(parameters, config, apply_to=righted))
+        logger.info('%s', found.text)
+
+        if folder is not None:
+            write_atomically(folder / ANSWER_FILE, json.dumps(found.document(), indent=2).encode() + b'\n')
+
+        if righted is None or not found.applied:
+            return parameters
+
+        logger.info('Applied: %s. The righted scan in %s is refined.', ', '.join(found.applied), righted)
+        return load_workflow_folder(righted)
 
 
 class _LossHistory:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ptychodus.api.reconstruct import ReconstructInput, Reconstructor, ReconstructOutput
 
 from ..data.io.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
-from ..errors import MemoryLimitError
+from ..errors import MemoryLimitError, WorkerError
 from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
 from ..worker.parent import run_job
@@ -39,6 +39,8 @@ _SHOW_TIMEOUT_S: Final = 10.0
 """Longest time between two products, also where none is shown (no window): the host checks Stop after each."""
 
 logger = logging.getLogger(LOGGER_NAME)
+
+Returned = TypeVar('Returned')
 
 
 def ignore_run(_reconstructor: WorkerReconstructor) -> None:
@@ -107,6 +109,43 @@ class WorkerReconstructor(Reconstructor):
     def is_stopped(self) -> bool:
         """Whether a signal has requested the end of the present run."""
         return self._host_run is not None and self._host_run.should_stop()
+
+    @property
+    def output_folder(self) -> Path | None:
+        """Folder that the present run writes files into; None in the window, and where nothing is known of the host."""
+        return None if self._host_run is None else self._host_run.output_folder
+
+    def shown_messages(
+        self, parameters: ReconstructInput, received: Generator[messages.Message, None, Returned]
+    ) -> Generator[ReconstructOutput, None, Returned]:
+        """Receive the messages of a worker that makes no product, and return what ``received`` returns.
+
+        In the window, the product of ``parameters`` is yielded now and then, so that the host can check Stop. A signal
+        of batch mode ends the worker.
+
+        Raises:
+            WorkerError: a signal has requested the end of the run.
+        """
+        host = self._host_run
+        pacer = None if host is None or host.writes_intermediate_products else ProductPacer(host.call_when_shown)
+
+        with closing(received):
+            while True:
+                try:
+                    message = next(received)
+                except StopIteration as end:
+                    result: Returned = end.value
+                    return result
+
+                if isinstance(message, messages.LogRecord):
+                    logging.getLogger(message.logger).log(message.level, '%s', message.text)
+
+                if self.is_stopped:
+                    raise WorkerError('The run was stopped by a signal during the inspection; there is no result.')
+
+                if pacer is not None and pacer.is_due():
+                    yield ReconstructOutput(parameters.product, self._progress.done)
+                    pacer.begin()
 
     def run_worker(self, job: Job) -> Generator[messages.Message, None, None]:
         """Run ``job`` in a worker and yield the messages that the host has to see; closing this ends the worker."""

@@ -1,13 +1,18 @@
-"""Application of accepted proposals: a new workflow folder; what was read is never changed."""
+"""Application of accepted proposals: a new workflow folder; what was read is never changed.
+
+:class:`Changes` holds all that the proposals of an inspection change, as plain values: the process that inspected may
+have ended when they are accepted.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +28,7 @@ from ..engines.solver import Solver
 from ..errors import ConfigurationError, InputError
 from .aperture import aperture_of
 from .inspect import Inspection
-from .measurement import Measurement
+from .measurement import Measurement, Orientation
 from .search import on_grid, subset_of
 
 logger = logging.getLogger(__name__)
@@ -34,36 +39,101 @@ PROBE_EPOCHS = 100
 """Epochs in which the modes of a new probe are refined on the subset."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What the proposals of an inspection change, in plain values: the fields are those of a JSON document."""
+
+    proposals: Mapping[str, str]
+    """Text of every proposal by its name."""
+    usual: tuple[str, ...]
+    """Names of the proposals that are applied without being named."""
+    more_bad_pixels: tuple[tuple[int, int], ...]
+    """Pixels (row, column) of the patterns as given that "mask" adds."""
+    centre: tuple[int, int]
+    """Pixel (y, x) of the patterns as given about which "crop" cuts."""
+    side: int
+    """Side after "crop", pixels."""
+    orientation: tuple[bool, bool, bool]
+    """Fields of the :class:`~.measurement.Orientation` of "orientation"."""
+    curvature: float | None
+    """Curvature of the new probe on the grid of ``side``, square object pixels; None where none was found."""
+    modes: int
+    """Incoherent modes of the new probe."""
+    rotation: float
+    """Radians of "rotation", from y towards x."""
+    scale: float
+    """Factor of "scale"."""
+    notes: Mapping[str, Any]
+    """Colour and findings, for the metadata of the product."""
+
+    @classmethod
+    def of(cls, inspection: Inspection) -> Changes:
+        """Return the changes that ``inspection`` proposes."""
+        report, found = inspection.report, inspection.found
+        more = inspection.detector.bad_pixels & ~inspection.measurement.bad_pixels
+        turned = inspection.orientation
+        return cls(
+            proposals={item.key: item.text for item in report.proposals},
+            usual=usual(inspection),
+            more_bad_pixels=tuple((int(row), int(column)) for row, column in np.argwhere(more)),
+            centre=inspection.centre,
+            side=inspection.side,
+            orientation=(turned.transposed, turned.rows_flipped, turned.columns_flipped),
+            curvature=None if inspection.curvature is None else inspection.curvature.value,
+            modes=1 if found is None else found.modes,
+            rotation=0.0 if found is None else found.rotation.value,
+            scale=1.0 if found is None else found.scale.value,
+            notes={'colour': report.colour, 'findings': {item.key: item.text for item in report.findings}},
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return the changes as a JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Changes:
+        """Return the changes of a document that :meth:`document` made and that may have been JSON in between."""
+        row, column = document['centre']
+        transposed, rows_flipped, columns_flipped = document['orientation']
+        plain = {
+            'usual': tuple(document['usual']),
+            'more_bad_pixels': tuple((int(y), int(x)) for y, x in document['more_bad_pixels']),
+            'centre': (row, column),
+            'orientation': (transposed, rows_flipped, columns_flipped),
+        }
+        return cls(**{**document, **plain})
+
+
 def usual(inspection: Inspection) -> tuple[str, ...]:
     """Return the names of the proposals that are applied without being named."""
     return tuple(item.key for item in inspection.report.proposals if item.is_usual)
 
 
-def accepted_scan(
-    inspection: Inspection, accepted: Collection[str], device: torch.device
+def changed_scan(
+    measurement: Measurement, changes: Changes, accepted: Collection[str], device: torch.device
 ) -> tuple[RawScan, BeamGeometry]:
-    """Return the scan with the ``accepted`` proposals applied, and its geometry.
+    """Return the scan with the ``accepted`` changes applied, and its geometry.
 
     Raises:
-        ConfigurationError: a name is none of the proposals of this inspection.
+        ConfigurationError: a name is none of the proposals.
         InputError: the scan has no probe and none was accepted.
     """
-    proposed = [item.key for item in inspection.report.proposals]
-    unknown = [name for name in accepted if name not in proposed]
+    unknown = [name for name in accepted if name not in changes.proposals]
     if unknown:
         raise ConfigurationError(
-            f'--accept {" ".join(unknown)}: this inspection proposes {", ".join(proposed) or "nothing"}.'
+            f'--accept {" ".join(unknown)}: this inspection proposes {", ".join(changes.proposals) or "nothing"}.'
         )
-    measurement = inspection.measurement
     if 'mask' in accepted:
-        measurement = replace(measurement, bad_pixels=inspection.detector.bad_pixels)
+        bad_pixels = measurement.bad_pixels.copy()
+        bad_pixels[tuple(np.array(changes.more_bad_pixels).T)] = True
+        measurement = replace(measurement, bad_pixels=bad_pixels)
     if 'crop' in accepted:
-        measurement = measurement.cropped(inspection.side, inspection.centre)
+        measurement = measurement.cropped(changes.side, changes.centre)
     if 'orientation' in accepted:
         # The probe lies in the frame of the positions, which does not change.
-        measurement = replace(measurement.oriented(inspection.orientation), probe=measurement.probe)
-    measurement = replace(measurement, positions=_mapped(measurement.positions, inspection, accepted))
-    probe = _probe(measurement, inspection, device) if 'probe' in accepted else measurement.probe
+        measurement = replace(measurement.oriented(Orientation(*changes.orientation)), probe=measurement.probe)
+    measurement = replace(measurement, positions=_mapped(measurement.positions, changes, accepted))
+    probe = _probe(measurement, changes, device) if 'probe' in accepted else measurement.probe
     if probe is None:
         raise InputError(
             f'{measurement.name} has no probe, and none was accepted: a workflow folder needs one. Accept "probe", or '
@@ -73,46 +143,39 @@ def accepted_scan(
 
 
 def write_accepted(folder: Path, inspection: Inspection, accepted: Collection[str], device: torch.device) -> None:
-    """Write a workflow folder with the ``accepted`` proposals applied; its metadata say which, and with what result.
+    """Write a workflow folder with the ``accepted`` proposals applied, as :func:`write_changed`."""
+    write_changed(folder, inspection.measurement, Changes.of(inspection), accepted, device)
+
+
+def write_changed(
+    folder: Path, measurement: Measurement, changes: Changes, accepted: Collection[str], device: torch.device
+) -> None:
+    """Write a workflow folder with the ``accepted`` changes applied; its metadata say which, and with what result.
 
     Raises:
-        ConfigurationError, InputError: as :func:`accepted_scan`, or energy and distance are unknown.
+        ConfigurationError, InputError: as :func:`changed_scan`, or energy and distance are unknown.
         OutputError: a file cannot be written.
     """
-    scan, geometry = accepted_scan(inspection, accepted, device)
-    write_workflow_folder(folder, scan, complete_geometry(geometry, scan), name=inspection.measurement.name)
+    scan, geometry = changed_scan(measurement, changes, accepted, device)
+    write_workflow_folder(folder, scan, complete_geometry(geometry, scan), name=measurement.name)
     product = read_product(folder / PRODUCT_FILE)
-    comments = json.dumps({'inspection': _notes(inspection, accepted)})
+    applied = {name: text for name, text in changes.proposals.items() if name in accepted}
+    comments = json.dumps({'inspection': {'applied': applied, **changes.notes}})
     write_product(folder / PRODUCT_FILE, replace(product, metadata=replace(product.metadata, comments=comments)))
 
 
-def _notes(inspection: Inspection, accepted: Collection[str]) -> dict[str, object]:
-    report = inspection.report
-    return {
-        'applied': {item.key: item.text for item in report.proposals if item.key in accepted},
-        'colour': report.colour,
-        'findings': {item.key: item.text for item in report.findings},
-    }
-
-
-def _mapped(
-    positions: npt.NDArray[np.float64], inspection: Inspection, accepted: Collection[str]
-) -> npt.NDArray[np.float64]:
-    found = inspection.found
-    if found is None:
-        return positions
-    angle = found.rotation.value if 'rotation' in accepted else 0.0
-    scale = found.scale.value if 'scale' in accepted else 1.0
+def _mapped(positions: npt.NDArray[np.float64], changes: Changes, accepted: Collection[str]) -> npt.NDArray[np.float64]:
+    angle = changes.rotation if 'rotation' in accepted else 0.0
+    scale = changes.scale if 'scale' in accepted else 1.0
     cosine, sine = math.cos(angle), math.sin(angle)
     middle = positions.mean(axis=0)
     matrix = scale * np.array([[cosine, -sine], [sine, cosine]])
     return np.asarray((positions - middle) @ matrix.T + middle)
 
 
-def _probe(measurement: Measurement, inspection: Inspection, device: torch.device) -> npt.NDArray[np.complexfloating]:
+def _probe(measurement: Measurement, changes: Changes, device: torch.device) -> npt.NDArray[np.complexfloating]:
     """Return the probe of the inspection on the grid of ``measurement``, its modes refined on a subset."""
-    found, curvature = inspection.found, inspection.curvature
-    if found is None or curvature is None:
+    if changes.curvature is None:
         raise ValueError('The inspection found no probe.')
     if measurement.shape[0] != measurement.shape[1]:
         raise InputError(
@@ -120,11 +183,11 @@ def _probe(measurement: Measurement, inspection: Inspection, device: torch.devic
             'made for square ones; accept "crop" as well.'
         )
     aperture = aperture_of(measurement.counts.mean(axis=0, dtype=np.float64), measurement.bad_pixels)
-    probe = aperture.probe(curvature.value * (measurement.shape[0] / inspection.side) ** 2)
+    probe = aperture.probe(changes.curvature * (measurement.shape[0] / changes.side) ** 2)
     part = subset_of(measurement)
     tensors = ScanTensors(_scan_of(part, probe), device)
     config = RefinementConfig(
-        refine_epochs=PROBE_EPOCHS, refine_positions=False, probe_modes=found.modes, smoothing=0.0
+        refine_epochs=PROBE_EPOCHS, refine_positions=False, probe_modes=changes.modes, smoothing=0.0
     )
     with torch.inference_mode():
         state = Solver(tensors, initial_state(tensors), config, part.size).run(lambda _epoch, _deviance: False)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 
@@ -20,7 +19,7 @@ from ..errors import InputError
 from ..metrics.held_out import lead_of
 from .aperture import LARGEST_PROBE, Aperture, aperture_of
 from .detector import DetectorReport, inspect_detector
-from .diagnosis import diagnose
+from .diagnosis import diagnose, diameter_of
 from .given_probe import curvature_of
 from .measurement import Measurement, Orientation
 from .parallax import Parallax, find_parallax
@@ -419,8 +418,7 @@ def _geometry_findings(
 
 def _overlap_finding(measurement: Measurement, found: Found) -> Finding:
     """Compare the distance of neighbouring positions with the size of the probe."""
-    probe = found.aperture.probe(found.best.curvature)[0]
-    diameter = _diameter(np.square(np.abs(probe)))
+    diameter = diameter_of(found.aperture.probe(found.best.curvature)[:1])
     distances, _ = cKDTree(measurement.positions).query(measurement.positions, k=2)
     step = float(np.median(distances[:, 1]))
     overlap = 1.0 - step / diameter
@@ -439,17 +437,6 @@ def _overlap_finding(measurement: Measurement, found: Found) -> Finding:
         'problem' if too_wide else 'notice' if overlap < LITTLE_OVERLAP else 'good',
         {'overlap': overlap, 'probe_over_array': diameter / side},
     )
-
-
-def _diameter(intensity: npt.NDArray[np.floating]) -> float:
-    """Return the diameter of the disc about the centre of gravity that holds 90 % of ``intensity`` ``(N, N)``."""
-    y, x = np.indices(intensity.shape)
-    total = intensity.sum()
-    centre = [(intensity * axis).sum() / total for axis in (y, x)]
-    radius = np.hypot(y - centre[0], x - centre[1]).ravel()
-    order = np.argsort(radius)
-    share = np.cumsum(intensity.ravel()[order]) / total
-    return 2.0 * float(radius[order][np.searchsorted(share, 0.9)])
 
 
 def _affine_finding(found: Found) -> Finding:

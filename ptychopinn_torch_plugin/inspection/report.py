@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..storage.json_values import plain
+
 Status = Literal['good', 'notice', 'problem']
 
 COLOURS: dict[Status, str] = {'good': 'green', 'notice': 'yellow', 'problem': 'red'}
@@ -62,8 +64,8 @@ class Report:
         return 'No fault was found.'
 
     def document(self) -> dict[str, Any]:
-        """Return the report as a JSON document."""
-        return {
+        """Return the report in types of JSON."""
+        document = {
             'name': self.name,
             'colour': self.colour,
             'sentence': self.sentence,
@@ -74,6 +76,7 @@ class Report:
             'proposals': [{'key': item.key, 'text': item.text, 'usual': item.is_usual} for item in self.proposals],
             'seconds': round(self.seconds, 2),
         }
+        return {key: plain(value) for key, value in document.items()}
 
     def text(self) -> str:
         """Return the report for people."""

@@ -15,12 +15,13 @@ import pytest
 from ptychopinn_torch_plugin import doctor
 from ptychopinn_torch_plugin.cli import main
 from ptychopinn_torch_plugin.cli.codes import MEANINGS, ExitCode, exit_code_of
-from ptychopinn_torch_plugin.cli.result import CommandResult, json_of, plain
+from ptychopinn_torch_plugin.cli.result import CommandResult, json_of
 from ptychopinn_torch_plugin.cli.signals import StopSignals
 from ptychopinn_torch_plugin.cli.terminal import progress_bar
 from ptychopinn_torch_plugin.demo import demonstration as demo_run
 from ptychopinn_torch_plugin.doctor import Check
 from ptychopinn_torch_plugin.errors import MissingDependencyError, PtychoPINNError, TrainingError
+from ptychopinn_torch_plugin.storage.json_values import plain
 
 from .conftest import Command, JsonCommand
 

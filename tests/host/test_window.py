@@ -347,16 +347,57 @@ def test_the_loaded_model_is_shown_and_compared_with_the_scan(
     assert '2.500 on held-out positions (epoch 1, the best)' in box.text.text()
 
 
-def test_check_data_shows_what_is_wrong_and_what_the_data_are(window: Window, workflow_folder: Path) -> None:
+def test_the_check_shows_findings_and_what_is_accepted_becomes_a_new_product(
+    window: Window, workflow_folder: Path
+) -> None:
     window.select(REFINE)
     page = window.panel()
     assert isinstance(page, SettingsPage)
-    load_workflow(window, workflow_folder)
+    index = load_workflow(window, workflow_folder)
     assert page.estimate_label.text().startswith('6 patterns of 17 x 20 pixels, one probe mode: 60 epochs, about ')
+    box = page.inspection_box
+    assert box.isHidden()
     page.check_button.click()
-    (dialog,) = page.findChildren(QMessageBox)
-    assert '6 patterns of 17 x 20 pixels' in dialog.informativeText()
-    dialog.close()
+    assert '6 patterns of 17 x 20 pixels' in box.text.text()  # at once, before the worker has answered
+    assert box.is_busy and not box.stop_button.isHidden() and box.apply_button.isHidden()
+    window.wait(lambda: not box.is_busy, 180)
+    assert box.inspection is not None, box.status.text()
+    assert '6 patterns are too few to find orientation and defocus' in box.text.text()
+    assert 'Centre of the patterns at row' in box.text.text() and ' +- ' in box.text.text()
+    repository = window.model.product_core.product_repository
+    count, before = len(repository), repository[index].get_product()
+    assert 'crop' in box.boxes
+    for name, mark in box.boxes.items():
+        mark.setChecked(name == 'crop')
+    box.apply_button.click()
+    window.wait(lambda: not box.is_busy, 180)
+    assert len(repository) == count + 1, box.status.text()
+    assert window.processing._product_view_controller.get_widget().currentIndex() == count
+    righted = repository[count].get_product()
+    side = box.inspection.changes['side']
+    assert righted.probes.get_array().shape[-2:] == (side, side)
+    assert set(json.loads(righted.metadata.comments)['inspection']['applied']) == {'crop'}
+    dataset = repository[count].get_dataset()
+    assert dataset is not None and dataset.get_assembled_data().get_patterns().shape == (6, side, side)
+    assert repository[index].get_product().metadata == before.metadata  # what was inspected has not changed
+
+
+def test_an_inspection_can_be_stopped_and_no_product_is_named(window: Window, workflow_folder: Path) -> None:
+    window.select(REFINE)
+    page = window.panel()
+    assert isinstance(page, SettingsPage)
+    combo_box = window.processing._product_view_controller.get_widget()
+    combo_box.setCurrentIndex(-1)
+    box = page.inspection_box
+    page.check_button.click()
+    assert 'No product is selected' in box.text.text() and not box.is_busy
+    load_workflow(window, workflow_folder)
+    page.check_button.click()
+    box.stop_button.click()
+    window.wait(lambda: not box.is_busy, 180)
+    assert box.inspection is None and box.status.text() == 'Stopped.'
+    box.close_button.click()
+    assert box.isHidden()
 
 
 def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(

@@ -15,7 +15,6 @@ from ...estimate import Work, sentence
 from ..contract import HostWindow, WindowAware
 from ..library import PtychoPINNPyTorchLibrary
 from ..reconstructors import PtychoPINNReconstructor
-from .data_dialog import show_findings
 from .page import SettingsPage
 from .run_view import RunView
 from .selection import SelectedScan
@@ -54,7 +53,7 @@ class PtychoPINNViewControllerFactory(ReconstructorViewControllerFactory):
         self.run_view = RunView(self._library, window, selected)
         for name, page in self._pages.items():
             page.set_estimate(partial(self._estimate, selected, name))
-            page.check_button.clicked.connect(partial(show_findings, window, page))
+            page.check_button.clicked.connect(lambda _checked, box=page.inspection_box: box.check(window))
             selected.add_listener(page.refresh)
         self._timer.timeout.connect(partial(self._show_models, selected))
         self._timer.start(MODEL_INTERVAL_MS)

@@ -68,7 +68,7 @@ _WITHOUT_NETWORK: Final = frozenset(
 )
 """Inference settings that have an effect without a network."""
 
-_HIDDEN: Final[frozenset[Setting]] = frozenset({('inference', 'batch_interval')})
+_HIDDEN: Final[frozenset[Setting]] = frozenset({('inference', 'batch_interval'), ('refinement', 'inspect_apply')})
 """Settings without an effect in the window, which writes no files."""
 
 
@@ -85,7 +85,7 @@ def is_shown(reconstructor_name: str, field: SettingField) -> bool:
     if name == 'supervised' and setting == ('training', 'likelihood'):
         return False
     if name != 'refine':
-        return True
+        return setting != ('refinement', 'inspect_first')
     return field.section in ('probe', 'refinement') or (field.section == 'inference' and field.name in _WITHOUT_NETWORK)
 
 
@@ -133,6 +133,7 @@ _CONDITIONS: Final[Mapping[Setting, tuple[Callable[[Values], bool], str]]] = {
     ('refinement', 'probe_start'): (_is(('refinement', 'refine_probe'), True), '"Refine the probe"'),
     ('refinement', 'positions_start'): (_is(('refinement', 'refine_positions'), True), '"Refine the positions"'),
     ('refinement', 'intensity_start'): (_is(('refinement', 'refine_intensity'), True), '"Refine the intensities"'),
+    ('refinement', 'inspect_first'): (_HAS_EPOCHS, 'refinement epochs'),
 }
 _OF_EPOCHS: Final = frozenset(
     {

@@ -25,6 +25,7 @@ from ...presets import PRESETS, matching_preset, preset_settings
 from ..settings import SECTIONS, PtychoPINNSettings, SettingField, iter_setting_fields
 from .fields import BoundField, tool_tip
 from .fold import Fold
+from .inspection_box import InspectionBox
 from .layout import folded_fields, main_fields, unused_because
 from .model_box import ModelBox
 
@@ -45,8 +46,12 @@ class SettingsPage(QWidget):
         self._folds: list[tuple[Fold, Sequence[SettingField]]] = []
         self._estimate_text: EstimateText = str
         self.preset_box = QComboBox()
-        self.check_button = QPushButton('Check data')
-        self.check_button.setToolTip('Check patterns, positions and probe of the selected product, as a run would.')
+        self.check_button = QPushButton('Check and find geometry')
+        self.check_button.setToolTip(
+            'Check patterns, positions and probe of the selected product as a run would, then find orientation, '
+            'defocus and faults of the patterns, and propose. Nothing is changed unless you accept it.'
+        )
+        self.inspection_box = InspectionBox(settings)
         self.purpose_label = _wrapped_label()
         self.estimate_label = _wrapped_label()
         self.top = QVBoxLayout()
@@ -64,6 +69,7 @@ class SettingsPage(QWidget):
         """The loaded model; None for a reconstructor that has none."""
         if self.model_box is not None:
             self.top.addWidget(self.model_box)
+        self.top.addWidget(self.inspection_box)
         self._build(reconstructor_name)
         self._observer = _Callback(self.refresh)
         for section in SECTIONS:
