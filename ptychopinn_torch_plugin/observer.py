@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from .types import Reconstruction
+
+FITTING_PROBE: Final = 'fitting the probe'
+TRAINING: Final = 'training the network'
+APPLYING_NETWORK: Final = 'applying the network'
+REFINING: Final = 'refining'
+METRICS: Final = 'computing the metrics'
+VERIFYING: Final = 'verifying the result'
+WRITING: Final = 'writing the files'
+"""Stages of a run, as windows, terminals and ``status.json`` name them."""
+
+
+RESULT_LINE: Final = {'is_result': True}
+"""Marks the line of the log that the command line prints as its result."""
 
 
 class Observer(Protocol):
@@ -18,8 +31,11 @@ class Observer(Protocol):
     step.
     """
 
+    def on_stage(self, stage: str) -> None:
+        """Receive the name of the stage that begins, for example ``'refining'``."""
+
     def on_progress(self, done: int, goal: int) -> None:
-        """Receive the progress: ``done`` of ``goal`` units of work are finished."""
+        """Receive the progress: ``done`` of ``goal`` units of work are finished, each of about the same time."""
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         """Receive the mean losses (dimensionless) of epoch ``epoch`` (from 1) of a training, which has ended.
@@ -43,6 +59,9 @@ class Observer(Protocol):
 
 class SilentObserver:
     """Observer that ignores all reports and never stops; base class of observers that use some of them."""
+
+    def on_stage(self, stage: str) -> None:
+        """Ignore the stage."""
 
     def on_progress(self, done: int, goal: int) -> None:
         """Ignore the progress."""

@@ -13,7 +13,7 @@ from ptychopinn_torch_plugin.config import Config, KernelChoice, RefinementConfi
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.network import Predictor, steps_of, windows_of
-from ptychopinn_torch_plugin.engines.progress import ProgressReporter
+from ptychopinn_torch_plugin.engines.progress import ProgressReporter, Stage
 from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.models.unrolled import UnrolledGenerator
@@ -121,7 +121,7 @@ def _predict_s(scan: RawScan, device: torch.device, kernels: KernelChoice) -> fl
     clock = Clock(device)
     with torch.inference_mode():
         state = initial_state(tensors)
-        progress = ProgressReporter(SilentObserver(), 100, scan.object_shape, 0)
+        progress = ProgressReporter(SilentObserver(), [Stage('', 100, 100)], scan.object_shape, 0)
         begin = clock.now()
         windows = windows_of(state, generator, config.data.group_size, config.inference)
         steps = steps_of(generator, config.inference.steps)

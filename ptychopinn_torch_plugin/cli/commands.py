@@ -19,6 +19,7 @@ from ..errors import ConfigurationError
 from ..metrics import FOLDER, verdict, write_metrics
 from ..metrics.output import metrics_files, numbers
 from ..metrics.run import RunKind
+from ..observer import WRITING
 from ..report import (
     REPORT_FILE,
     STATUS_FILE,
@@ -71,13 +72,14 @@ def train(parsed: argparse.Namespace, context: CommandContext) -> CommandResult:
         started, start = datetime.now(UTC).astimezone(), time.perf_counter()
         status_file = parsed.output / STATUS_FILE if reports else None
         with signals.deferred(), StatusFile(status_file, 'train') as status:
-            status.begin('training')
+            status.plan('train', config)
             with progress_bar('Training', signals, quiet=parsed.quiet) as observer:
+                observer.plan('train', config)
                 model = train_model(scans, config, parsed.output, status.observer(observer))
             if not reports:
                 return CommandResult()
             seconds = round(time.perf_counter() - start, 3)
-            status.begin('writing')
+            status.begin(WRITING)
             described = TrainingRun(
                 scans, config, started, seconds, model, tuple(warnings), is_stopped=signals.received is not None
             )  # fmt: skip
@@ -236,14 +238,15 @@ def _write_result_of(
         signals = context.signals
         status_file = output.parent / STATUS_FILE if reports else None
         with signals.deferred(), StatusFile(status_file, kind) as status:
-            status.begin(_TITLES[kind].lower())
+            status.plan(kind, config)
             with progress_bar(_TITLES[kind], signals, quiet=parsed.quiet) as observer:
+                observer.plan(kind, config)
                 result = run(loaded, status.observer(observer))
             if not reports:
                 return CommandResult()
             ended_by, code = signals.received, signals.exit_code
             seconds = round(time.perf_counter() - start, 3)
-            status.begin('writing')
+            status.begin(WRITING)
             write_reconstruction(output, loaded, result)
             pixel_m = loaded.geometry.object_pixel_m
             described = Run(

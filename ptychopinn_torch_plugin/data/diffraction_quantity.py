@@ -76,7 +76,9 @@ def counts_from(
         raise InputError(f"diffraction_quantity is {quantity!r}: give 'auto', 'counts' or 'amplitude'.")
     found = _find(patterns, good, name) if quantity == 'auto' else quantity
     if quantity != 'auto':
-        logger.info('%s: diff3d is read as %s, as asked for.', name, _WORDS[quantity])
+        logger.info(
+            '%s: diff3d is read as %s, as %s.', name, _WORDS[quantity], 'the file says' if trusted else 'asked for'
+        )
         if not trusted:
             _refuse_contradiction(patterns, good, quantity)
     if found == 'counts':

@@ -30,6 +30,11 @@ def select_device(accelerator: Accelerator) -> torch.device:
     return torch.device(accelerator)
 
 
+def name_of(device: torch.device) -> str:
+    """Return the kind of a device in a sentence: ``'CPU'`` or ``'GPU'``."""
+    return 'CPU' if device.type == 'cpu' else 'GPU'
+
+
 def _take_own_device(accelerator: Accelerator) -> None:
     """Use the GPU of this process's number on the machine."""
     there = torch.cuda.device_count() if accelerator == 'cuda' else 0

@@ -152,6 +152,9 @@ class _AgreeingObserver:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
+    def on_stage(self, stage: str) -> None:
+        self._observer.on_stage(stage)
+
     def on_progress(self, done: int, goal: int) -> None:
         self._observer.on_progress(done, goal)
 

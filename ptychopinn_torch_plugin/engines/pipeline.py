@@ -27,26 +27,32 @@ from ..data.tensors import ScanTensors, initial_state, with_given_object
 from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..metrics.half_scans import with_half_scans
 from ..metrics.residuals import illuminated_pixels, measure
-from ..observer import Observer
+from ..observer import APPLYING_NETWORK, METRICS, REFINING, VERIFYING, Observer
 from ..physics.kernels.selection import choose_kernels
 from ..storage.model_facts import ModelFacts, ScanFacts, differences
 from ..storage.model_file import TrainedModel
 from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
-from .devices import select_device, use_threads
+from .devices import name_of, select_device, use_threads
 from .distributed import run_together
 from .geometry_search import search_geometry
 from .memory import is_out_of_memory, with_smaller_batches
 from .network import Predictor, steps_of, turns_of, windows_of
 from .position_search import search_positions
 from .probe_selection import prefers
-from .progress import ProgressReporter, on_object_grid
+from .progress import ProgressReporter, on_object_grid, plan_stages
 from .solver import Solver
 from .stopping_rule import StoppingRule
-from .verification import LEAST_VERIFIED, verify
+from .verification import LEAST_VERIFIED, verified_epochs, verify
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar('Result')
+
+_IN_SENTENCES = {
+    APPLYING_NETWORK: 'The network',
+    REFINING: 'The refinement',
+    METRICS: 'The computation of the metrics',
+}
 
 
 def reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: Observer | None = None) -> Reconstruction:
@@ -104,13 +110,20 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's types
     steps = steps_of(generator, config.inference.steps)
     windows = windows_of(state, generator, model.config.data.group_size, config.inference)
-    progress = _progress(scan, config, observer, network_steps=turns_of(windows, generator) * steps)
+    turns = turns_of(windows, generator)
+    stages = plan_stages(
+        config,
+        len(state.probe),
+        network_steps=turns * steps,
+        turns=turns,
+        width=model.config.model.width,
+        verified_epochs=_verified_epochs(scan, config),
+    )
+    progress = ProgressReporter(observer, stages, scan.object_shape, config.inference.preview_interval)
     count = sum(len(batch.indices) for batch in windows)
-    logger.info(
-        'Reconstructing %s (%d positions) on %s: %d steps of the network%s.',
-        scan.name,
-        scan.size,
-        tensors.device,
+    logger.info('Reconstructing %s (%d patterns) on the %s.', scan.name, scan.size, name_of(tensors.device))
+    logger.debug(
+        '%d steps of the network%s.',
         steps,
         '' if count == 1 else f' in each of {count} windows',
     )
@@ -120,7 +133,7 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
         windows = windows_of(state, generator, model.config.data.group_size, inference)
         return Predictor(tensors, state, generator, windows, steps, batch_size, progress).predict()
 
-    predicted = refined = _in_batches(predict, tensors, config, progress, 'The network')
+    predicted = refined = _in_batches(predict, tensors, config, progress, APPLYING_NETWORK)
     smoothing = 0.0
     if config.refinement.refine_epochs and not progress.should_stop():
         try:
@@ -133,7 +146,15 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
 
 def _refine(scan: RawScan, config: Config, observer: Observer) -> Reconstruction:
     tensors = _tensors(scan, config, observer)
-    progress = _progress(scan, config, observer, network_steps=0)
+    stages = plan_stages(
+        config,
+        len(tensors.scan.probe),
+        network_steps=0,
+        turns=0,
+        width=0,
+        verified_epochs=_verified_epochs(scan, config),
+    )
+    progress = ProgressReporter(observer, stages, scan.object_shape, config.inference.preview_interval)
     start = initial_state(tensors, scale=config.probe.scale)
     if config.refinement.start == 'product':
         if scan.is_flat:
@@ -148,7 +169,7 @@ def _tensors(scan: RawScan, config: Config, observer: Observer) -> ScanTensors:
     use_threads(config.inference.threads)
     device = select_device(config.inference.accelerator)
     kernels = config.execution.kernels
-    logger.info('Kernels: %s.', choose_kernels(kernels, device).description)
+    logger.debug('Kernels: %s.', choose_kernels(kernels, device).description)
     scan = prepared(scan, config.probe).without_empty()
     if config.refinement.refine_geometry:
         logger.info(search_geometry(scan, config.refinement, device, observer.should_stop, kernels).sentence())
@@ -158,22 +179,20 @@ def _tensors(scan: RawScan, config: Config, observer: Observer) -> ScanTensors:
     return ScanTensors(scan, device, kernels)
 
 
-def _progress(scan: RawScan, config: Config, observer: Observer, *, network_steps: int) -> ProgressReporter:
-    goal = network_steps + config.refinement.refine_epochs
-    return ProgressReporter(observer, goal, scan.object_shape, config.inference.preview_interval)
+def _verified_epochs(scan: RawScan, config: Config) -> float:
+    return verified_epochs(scan) if config.inference.verify and scan.lit.size >= LEAST_VERIFIED else 0.0
 
 
 def _in_batches(
-    work: Callable[[int], Result], tensors: ScanTensors, config: Config, progress: ProgressReporter, name: str
+    work: Callable[[int], Result], tensors: ScanTensors, config: Config, progress: ProgressReporter, stage: str
 ) -> Result:
     """Run a stage; where memory runs out, run it again in smaller batches."""
-    done = progress.done
 
     def attempt(batch_size: int) -> Result:
-        progress.rewind(done)
+        progress.begin(stage)
         return work(batch_size)
 
-    return with_smaller_batches(attempt, min(config.inference.batch_size, tensors.size), name)
+    return with_smaller_batches(attempt, min(config.inference.batch_size, tensors.size), _IN_SENTENCES[stage])
 
 
 def _solve(
@@ -200,23 +219,24 @@ def _solve(
             progress.preview(lambda: solver.state.object_array, solver.state.origin)
             if rule.is_done(deviance) and epoch < most:
                 logger.info('Stopped after %d of %d epochs: the misfit no longer falls.', epoch, most)
-                progress.finish()
+                progress.reach(1.0)
                 return True
             return progress.should_stop()
 
         with torch.inference_mode():
             return solver.run(listen), losses, solver.smoothing
 
-    refined, losses, smoothing = _in_batches(work, tensors, config, progress, 'The refinement')
+    refined, losses, smoothing = _in_batches(work, tensors, config, progress, REFINING)
     parts = (refined.object_array, refined.probe, refined.positions, refined.intensities)
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise _divergence(tensors.scan, len(losses))
     if losses:
         logger.info(
-            'Refined %d epochs: deviance per pixel %.3f to %.3f (1 is photon noise).',
+            'Refined %d epochs: deviance per pixel %.3f to %.3f (1 is photon noise), smoothing %.3g photons.',
             len(losses),
             losses[0].training,
             losses[-1].training,
+            smoothing,
         )
     return refined, tuple(losses), smoothing
 
@@ -263,16 +283,21 @@ def _result(
     refuse_non_finite(reconstruction, scan.name)
     metrics = None
     try:
-        metrics = _in_batches(work, tensors, config, progress, 'The computation of the metrics')
+        metrics = _in_batches(work, tensors, config, progress, METRICS)
+        progress.advance()
     except MemoryLimitError as error:
         logger.warning('%s The reconstruction is complete, without metrics.', error)
     if metrics is not None and config.inference.verify and not progress.should_stop():
         metrics = replace(metrics, credibility=_credibility(scan, reconstruction, tensors.device, progress))
     coverage = illuminated_pixels(tensors, state) if metrics is None else metrics.photons_map > 0
-    logger.info(
+    share = 100 * float(coverage.mean(dtype=np.float64))
+    logger.log(
+        logging.INFO if metrics is None else logging.DEBUG,  # the verdict says it, too
         'The scan illuminates %.0f %% of the object grid; the object is 1 elsewhere.',
-        100 * float(coverage.mean(dtype=np.float64)),
+        share,
     )
+    if not progress.should_stop():
+        progress.finish()
     object_array = np.where(coverage, reconstruction.object_array, np.complex64(1.0))
     return replace(reconstruction, object_array=object_array, coverage=coverage, metrics=metrics)
 
@@ -291,8 +316,9 @@ def _credibility(
         return None
     probe, positions = reconstruction.probe, reconstruction.positions
     try:
+        progress.begin(VERIFYING)
         with working_as(Processes()):
-            return verify(scan, probe, positions, device, progress.should_stop).credibility
+            return verify(scan, probe, positions, device, progress.should_stop, progress.reach).credibility
     except (MemoryError, MemoryLimitError, RuntimeError) as error:
         if not (isinstance(error, MemoryLimitError) or is_out_of_memory(error)):
             raise

@@ -50,11 +50,10 @@ def prefers(
     )
     is_better = other < MARGIN * own
     logger.info(
-        'After %d epochs the deviance is %.3f with the probe of the model and %.3f with that of the product: %s is '
-        'used.',
-        EPOCHS,
+        'The probe of the %s is used; a short refinement gives the deviance per pixel %.3f with that of the model and '
+        '%.3f with that of the product.',
+        'model' if is_better else 'product',
         other,
         own,
-        'the probe of the model' if is_better else 'that of the product',
     )
     return is_better

@@ -165,7 +165,7 @@ class Solver:
             return self._config.smoothing
         lit = photons_per_lit_pixel(illumination.cpu().numpy())
         strength = smoothing_for(lit)
-        logger.info('Smoothing %.3g photons, from %.3g photons on a typical pixel of the object.', strength, lit)
+        logger.debug('Smoothing %.3g photons, from %.3g photons on a typical pixel of the object.', strength, lit)
         return strength
 
     def _probe_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:

@@ -34,6 +34,12 @@ PHOTONS = 1.5e5
 """Photons that all patterns of that part hold together, as far as ``MOST`` allows: few photons need more patterns."""
 SAMPLE = 64
 """Patterns whose photons are counted."""
+_EPOCHS = PLAN.epochs * (2 * PLAN.used_folds + 1) + IDEAL_PLAN.epochs * IDEAL_PLAN.used_folds
+"""Epochs of a verification whose result is green."""
+_MORE_EPOCHS = 6 * PLAN.epochs * PLAN.used_folds
+"""Epochs of the alternatives that are computed otherwise."""
+_GREEN_SHARE = 0.8
+"""Share of the progress that stands for the first of these."""
 SEED = 0
 """Of the counts that are drawn from the model."""
 
@@ -68,6 +74,7 @@ def verify(
     positions: npt.NDArray[np.float64],
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
+    on_share: Callable[[float], None] = lambda _share: None,
 ) -> Verification:
     """Verify probe modes ``(M, H, W)`` and ``positions`` ``(n, 2)`` of a reconstruction of ``scan``.
 
@@ -77,14 +84,24 @@ def verify(
         positions: the final positions, object pixels.
         device: where to compute.
         should_stop: called after every epoch.
+        on_share: receives the share of the work that is done, at most 1, after every epoch.
     """
+    epochs = 0
+
+    def stop_after_epoch() -> bool:
+        nonlocal epochs
+        epochs += 1
+        first, more = min(1.0, epochs / _EPOCHS), max(0.0, (epochs - _EPOCHS) / _MORE_EPOCHS)
+        on_share(_GREEN_SHARE * first + (1 - _GREEN_SHARE) * min(1.0, more))
+        return should_stop()
+
     moved = replace(scan, positions=positions).without_empty()
     part = compact_part(moved, _positions_for(moved))
     part = replace(part, counts=np.asarray(part.counts))
-    held = HoldOut(part, device, PLAN, should_stop)
+    held = HoldOut(part, device, PLAN, stop_after_epoch)
     own = held.agreement(probe)
     drawn = held.simulate(probe, np.random.default_rng(SEED))
-    ideal = HoldOut(drawn, device, IDEAL_PLAN, should_stop).agreement(probe)
+    ideal = HoldOut(drawn, device, IDEAL_PLAN, stop_after_epoch).agreement(probe)
     reverse = reversed_defocus(probe)
     alternatives = {'reversed': held.agreement(reverse)}
     found = Verification(own, ideal, alternatives)
@@ -95,6 +112,12 @@ def verify(
             alternatives[name] = held.agreement(probe, turned)
             alternatives[name + AND_REVERSED] = held.agreement(reverse, turned)
     return found
+
+
+def verified_epochs(scan: RawScan) -> float:
+    """Return the usual work of a verification of ``scan``, in epochs over all of its patterns."""
+    share = min(1.0, _positions_for(scan.without_empty()) / scan.lit.size)
+    return _EPOCHS * share
 
 
 def _positions_for(scan: RawScan) -> int:

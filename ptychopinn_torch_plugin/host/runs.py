@@ -13,11 +13,11 @@ from ptychodus.api.reconstruct import ReconstructInput, Reconstructor, Reconstru
 
 from ..data.io.product import product_from_reconstruction, scan_from_reconstruct_input, with_object
 from ..errors import MemoryLimitError, WorkerError
+from ..run_progress import RunProgress
 from ..worker import messages
 from ..worker.job import Job, JobKind, open_job, read_preview, read_result
 from ..worker.parent import run_job
 from .contract import HostRun
-from .live import RunProgress
 from .output_check import keep_elsewhere
 from .settings import PtychoPINNSettings
 
@@ -262,10 +262,12 @@ def filter_messages(
         for message in source:
             if isinstance(message, messages.LogRecord):
                 logging.getLogger(message.logger).log(message.level, '%s', message.text)
+            elif isinstance(message, messages.Stage):
+                progress.stage = message.name
             elif isinstance(message, messages.Progress):
-                progress.update(message)
+                progress.update(message.done, message.goal)
             elif isinstance(message, messages.Losses):
-                progress.add_losses(message)
+                progress.add_losses(message.epoch, message.training, message.validation)
 
             now = clock()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..data.scan import RawScan
 from ..errors import InputError, MemoryLimitError, ReconstructionError
-from ..observer import Observer, SilentObserver
+from ..observer import RESULT_LINE, Observer, SilentObserver
 from ..types import FourierRingCorrelation, Reconstruction
 from .frc import aligned, ring_correlation, window_of
 from .verdict import verdict
@@ -22,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 LEAST_POSITIONS = 2
 """Patterns with photons that a half must have."""
-RESULT_LINE = {'is_result': True}
-"""Marks the line of the log that the command line prints as its result."""
-PARTS = 3
-"""Whole scan and two halves: the parts of the progress."""
+SHARES = ((0.0, 0.5), (0.5, 0.75), (0.75, 1.0))
+"""Where the progress of the whole scan and of the two halves, which have half the patterns, begins and ends."""
+
+_ENGINES = f'{__name__.partition(".")[0]}.engines'
 
 Run = Callable[[RawScan, Config, Observer], Reconstruction]
 
@@ -64,10 +65,11 @@ def _with_halves(run: Run, scan: RawScan, config: Config, observer: Observer) ->
         if observer.should_stop():
             logger.info('Stopped before the half scans were compared.')
             return whole
-        logger.info('%s: reconstructing the %s positions separately, for comparison.', scan.name, name)
+        logger.info('Half scan %d of 2: the %s positions of %s, for comparison.', part, name, scan.name)
         half = _half_of(scan, part % 2, name)
         try:
-            halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
+            with _engine_quiet():
+                halves.append(run(half, _for_half(config), _PartObserver(observer, goal, part)))
         except (MemoryLimitError, ReconstructionError) as error:
             logger.warning('%s The half scans are not compared; the result of the whole scan is complete.', error)
             return whole
@@ -115,6 +117,19 @@ def _for_half(config: Config) -> Config:
     return config.model_copy(update={'inference': inference, 'refinement': refinement})
 
 
+@contextmanager
+def _engine_quiet() -> Iterator[None]:
+    """Leave out what the engine logs at level INFO: a half repeats the lines of the whole scan."""
+    log = logging.getLogger(_ENGINES)
+    level = log.level
+    if not log.isEnabledFor(logging.DEBUG):
+        log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 class _Goal:
     """The goal of the whole scan, which is that of every part."""
 
@@ -122,18 +137,22 @@ class _Goal:
 
 
 class _PartObserver:
-    """An observer of one of the three parts: each is a third of the progress."""
+    """An observer of one of the three parts: the whole scan is half of the progress, each half scan a quarter."""
 
     def __init__(self, observer: Observer, goal: _Goal, number: int) -> None:
         self._observer = observer
         self._goal = goal
         self._number = number
 
+    def on_stage(self, stage: str) -> None:
+        self._observer.on_stage(stage if self._number == 0 else f'half scan {self._number} of 2: {stage}')
+
     def on_progress(self, done: int, goal: int) -> None:
         if self._number == 0:
             self._goal.steps = goal
-        part = self._goal.steps
-        self._observer.on_progress(self._number * part + round(part * done / max(goal, 1)), PARTS * part)
+        begin, end = SHARES[self._number]
+        whole = round(self._goal.steps / SHARES[0][1])
+        self._observer.on_progress(round(whole * (begin + (end - begin) * min(1.0, done / max(goal, 1)))), whole)
 
     def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
         if self._number == 0:

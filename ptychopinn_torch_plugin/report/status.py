@@ -20,8 +20,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..config import Config
 from ..errors import OutputError
+from ..estimate import Work
 from ..observer import Observer
+from ..run_progress import RunProgress
 from ..storage.atomic import write_atomically
 from ..types import LossRecord, Reconstruction
 
@@ -54,14 +57,12 @@ class StatusFile:
         self._begun = clock()
         self._next = self._begun
         self._losses: deque[LossRecord] = deque(maxlen=MAX_LOSSES)
-        self._stage_begun, self._stage_fraction = self._begun, 0.0
+        self._progress = RunProgress(clock)
         self._document: dict[str, Any] = {
             'format_version': FORMAT_VERSION,
             'command': command,
             'state': 'running',
             'stage': 'starting',
-            'fraction': 0.0,
-            'seconds_left': None,
             'message': '',
             'files': [],
             'error': None,
@@ -92,11 +93,19 @@ class StatusFile:
         """Return an observer that reports to ``observer`` and to the file."""
         return _StatusObserver(self, observer)
 
+    def plan(self, kind: Work, config: Config) -> None:
+        """Receive what is run, before its first stage; the file then holds the number of the epoch."""
+        self._progress.begin(kind, config)
+
     def begin(self, stage: str) -> None:
-        """Begin a stage, for example ``'reading the scan'``."""
-        self._document['stage'] = stage
-        self._stage_begun, self._stage_fraction = self._clock(), self._document['fraction']
+        """Begin a stage, for example ``'refining'``."""
+        self._document['stage'] = self._progress.stage = stage
         self._write()
+
+    def stage(self, stage: str) -> None:
+        """Keep the stage that the engine begins: stages of a training can be shorter than a second."""
+        self._document['stage'] = self._progress.stage = stage
+        self._write_if_due()
 
     def finish(self, files: Sequence[Path], *, is_stopped: bool) -> None:
         """Write the last version: the files that the run has written, and whether it was stopped early."""
@@ -104,28 +113,23 @@ class StatusFile:
         self._end('stopped' if is_stopped else 'done')
 
     def progress(self, done: int, goal: int) -> None:
-        """Keep the progress, and estimate the time left from the speed of this stage."""
-        fraction = min(max(done / max(goal, 1), 0.0), 1.0)
-        passed = fraction - self._stage_fraction
-        elapsed = self._clock() - self._stage_begun
-        self._document['fraction'] = round(fraction, 4)
-        self._document['seconds_left'] = round(elapsed / passed * (1 - fraction), 1) if passed > 0 else None
+        """Keep the progress."""
+        self._progress.update(done, goal)
         self._write_if_due()
 
     def losses(self, record: LossRecord) -> None:
         """Keep the losses of an epoch."""
         self._losses.append(record)
+        self._progress.add_losses(record.epoch, record.training, record.validation)
         self._write_if_due()
 
     def _keep_message(self, text: str) -> None:
         self._document['message'] = text
 
     def _end(self, state: State) -> None:
-        self._document['state'] = state
         if state == 'done':
-            self._document['fraction'] = 1.0
-        self._document['stage'] = state
-        self._document['seconds_left'] = 0.0 if state == 'done' else None
+            self._progress.finish()
+        self._document['state'] = self._document['stage'] = state
         self._write()
 
     def _write_if_due(self) -> None:
@@ -137,7 +141,16 @@ class StatusFile:
             return
         now = self._clock()
         self._next = now + INTERVAL_S
+        progress = self._progress
+        left = progress.seconds_left()
+        is_running = self._document['state'] == 'running'
+        if not is_running:
+            left = 0.0 if self._document['state'] == 'done' else None
         document = self._document | {
+            'fraction': round(progress.fraction, 4),
+            'epoch': progress.epoch if is_running else None,
+            'epochs': progress.epochs or None,
+            'seconds_left': None if left is None else round(left, 1),
             'seconds': round(now - self._begun, 1),
             'updated': _now(),
             'losses': [[record.epoch, _known(record.training), _known(record.validation)] for record in self._losses],
@@ -155,6 +168,10 @@ class _StatusObserver:
     def __init__(self, status: StatusFile, observer: Observer) -> None:
         self._status = status
         self._observer = observer
+
+    def on_stage(self, stage: str) -> None:
+        self._status.stage(stage)
+        self._observer.on_stage(stage)
 
     def on_progress(self, done: int, goal: int) -> None:
         self._status.progress(done, goal)

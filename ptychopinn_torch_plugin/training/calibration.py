@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ from ..config import Config, RefinementConfig
 from ..data.sharding import processes
 from ..data.tensors import ScanTensors
 from ..engines.network import Predictor, steps_of, windows_of
-from ..engines.progress import ProgressReporter
+from ..engines.progress import ProgressReporter, Stage, on_object_grid
 from ..engines.solver import Solver
 from ..errors import ConfigurationError
 from ..models.base import Generator
-from ..observer import Observer, SilentObserver
+from ..observer import APPLYING_NETWORK, Observer, SilentObserver
 from ..physics.forward import simulate
 from ..types import ReconstructionState
 from .batches import TrainingScan
@@ -42,11 +43,36 @@ FIRST_PROBE_START = 2
 FIRST_POSITIONS_START = 10
 LATER_EPOCHS = 10
 """Epochs of the solver before every later epoch, from the object of the network."""
-EPOCHS_PER_LINE = 5
-"""Epochs of the solver between two lines in the log."""
-
 _PROBE = 'probe_{}'
 _POSITIONS = 'positions_{}'
+
+
+class Listener(Protocol):
+    """Counts the steps of a calibration."""
+
+    def on_prediction(self) -> None:
+        """Count the object of one scan that the network has reconstructed."""
+
+    def on_solver_epoch(self) -> None:
+        """Count one epoch of the solver for one scan."""
+
+
+class SilentListener:
+    """Listener that counts nothing."""
+
+    def on_prediction(self) -> None:
+        """Ignore it."""
+
+    def on_solver_epoch(self) -> None:
+        """Ignore it."""
+
+
+SILENT_LISTENER = SilentListener()
+
+
+def is_solved(config: Config) -> bool:
+    """Return whether the solver refines anything before every epoch."""
+    return config.training.probe_trainable or config.training.positions_trainable
 
 
 def is_calibrated(config: Config) -> bool:
@@ -56,7 +82,7 @@ def is_calibrated(config: Config) -> bool:
         ConfigurationError: loader processes have copies of the scans, which a calibration cannot change.
     """
     training, workers = config.training, config.execution.workers
-    requested = training.probe_trainable or training.positions_trainable or training.intensity_scale_trainable
+    requested = is_solved(config) or training.intensity_scale_trainable
     if requested and workers:
         raise ConfigurationError(
             f'execution.workers = {workers}: loader processes cannot follow a probe, positions or a scale that are '
@@ -71,11 +97,15 @@ class Calibration(nn.Module):
     Args:
         scans: the scans, whose states are replaced.
         config: the configuration tree.
-        observer: may stop a calibration.
+        observer: receives the object that the network reconstructs of the first scan, and may stop a calibration.
+
+    Attributes:
+        listener: counts the steps.
     """
 
     def __init__(self, scans: Sequence[TrainingScan], config: Config, observer: Observer) -> None:
         super().__init__()
+        self.listener: Listener = SILENT_LISTENER
         self._scans = scans
         self._config = config
         self._observer = observer
@@ -90,8 +120,9 @@ class Calibration(nn.Module):
             Whether the calibration was finished. One that was stopped changes nothing.
         """
         states = []
-        for scan in self._scans:
-            states.append(calibrate(scan, generator, self._config, self._observer))
+        for number, scan in enumerate(self._scans):
+            observer = self._observer if number == 0 else _OnlyStop(self._observer)
+            states.append(calibrate(scan, generator, self._config, observer, self.listener))
             if self._observer.should_stop():
                 return False
         for number, state in enumerate(states):
@@ -115,9 +146,20 @@ def calibrated_probe(weights: Weights) -> torch.Tensor | None:
 
 
 def calibrate(
-    scan: TrainingScan, generator: Generator | None, config: Config, observer: Observer
+    scan: TrainingScan,
+    generator: Generator | None,
+    config: Config,
+    observer: Observer,
+    listener: Listener = SILENT_LISTENER,
 ) -> ReconstructionState:
     """Refine the state of one scan from the object that ``generator`` makes of it, or from a transparent one if None.
+
+    Args:
+        scan: the scan.
+        generator: the network.
+        config: the configuration tree.
+        observer: receives the object of the network, and may stop the calibration.
+        listener: counts the steps.
 
     Returns:
         The state with new probe and positions; its object is that of the scan's state.
@@ -125,33 +167,43 @@ def calibrate(
     tensors, found = scan.tensors, scan.state
     if generator is not None:
         found = predict(scan, generator, config, observer)
+        listener.on_prediction()
+        if config.inference.preview_interval and not observer.should_stop():
+            observer.on_preview(on_object_grid(found.object_array, found.origin, tensors.scan.object_shape))
         if config.training.intensity_scale_trainable:
             found = replace(found, probe=found.probe * _photon_scale(tensors, found, config.inference.batch_size))
-    if not (config.training.probe_trainable or config.training.positions_trainable) or observer.should_stop():
+    if not is_solved(config) or observer.should_stop():
         return replace(scan.state, probe=found.probe)
     settings = _solver_settings(config, first=generator is None)
     deviances: list[float] = []
 
     def listen(epoch: int, deviance: float) -> bool:
         deviances.append(deviance)
-        # The network makes no step meanwhile: on a large scan this line shows that the run goes on.
-        if epoch % EPOCHS_PER_LINE == 0 and epoch < settings.refine_epochs:
-            logger.info(
-                '%s: epoch %d of %d for its probe and positions.', tensors.scan.name, epoch, settings.refine_epochs
-            )
+        listener.on_solver_epoch()
         return observer.should_stop()
 
     with torch.no_grad():
         refined = Solver(tensors, found, settings, config.inference.batch_size).run(listen)
     moved = refined.positions.cpu().numpy() - tensors.scan.positions
-    logger.info(
-        '%s: deviance per pixel %.3f to %.3f; the learned positions are %.2f px (rms) from the given ones.',
+    where = f'; it has moved the positions by {math.sqrt(float(np.square(moved).sum(axis=1).mean())):.2f} px (rms)'
+    logger.log(
+        logging.INFO if generator is None else logging.DEBUG,
+        'The first fit of %s to %s has lowered the deviance per pixel from %.3f to %.3f%s.'
+        if generator is None
+        else 'A fit of %s to %s has lowered the deviance per pixel from %.3f to %.3f%s.',
+        ' and '.join(_learned(config)),
         tensors.scan.name,
         deviances[0],
         deviances[-1],
-        math.sqrt(float(np.square(moved).sum(axis=1).mean())),
+        where if config.training.positions_trainable else '',
     )
     return replace(scan.state, probe=refined.probe, positions=refined.positions)
+
+
+def _learned(config: Config) -> list[str]:
+    """Return what the solver refines, in words."""
+    learned = {'probe': config.training.probe_trainable, 'positions': config.training.positions_trainable}
+    return [name for name, is_learned in learned.items() if is_learned]
 
 
 def _solver_settings(config: Config, *, first: bool) -> RefinementConfig:
@@ -185,7 +237,10 @@ def predict(
     settings = config.inference.model_copy(update={'window_size': 0})
     windows = windows_of(scan.state, generator, config.data.group_size, settings)
     shape = scan.tensors.scan.object_shape
-    progress = ProgressReporter(_OnlyStop(observer or SilentObserver()), len(windows) * steps, shape, 0)
+    count = len(windows) * steps
+    progress = ProgressReporter(
+        _OnlyStop(observer or SilentObserver()), [Stage(APPLYING_NETWORK, count, count)], shape, 0
+    )
     predictor = Predictor(scan.tensors, scan.state, generator, windows, steps, settings.batch_size, progress)
     mode = generator.training
     generator.eval()

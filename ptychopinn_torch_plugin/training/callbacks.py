@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from ..config import Config
+from ..models.base import Generator
 from ..observer import Observer
 from .batches import TrainingBatch
 from .module import PtychoPINNModule
+from .progress import TrainingProgress
 from .state import Monitor, TrainingState
+
+PREVIEWS = 10
+"""Previews of the object in a training without a calibration: each takes a few per cent of the time of an epoch."""
 
 
 class ProgressCallback(pl.Callback):
     """Reports every batch to the observer, and ends the run when it asks for that.
 
     Args:
-        observer: receives the progress.
-        epochs: epochs of the whole run.
+        observer: may ask to stop.
+        progress: counts the batches.
     """
 
-    def __init__(self, observer: Observer, epochs: int) -> None:
+    def __init__(self, observer: Observer, progress: TrainingProgress) -> None:
         self._observer = observer
-        self._epochs = epochs
+        self._progress = progress
 
     def on_train_batch_end(
         self,
@@ -39,10 +47,32 @@ class ProgressCallback(pl.Callback):
     ) -> None:
         """Report progress; stop if asked."""
         assert isinstance(pl_module, PtychoPINNModule)  # noqa: S101 - the Trainer of this package runs no other
-        batches = int(trainer.num_training_batches)
-        self._observer.on_progress(pl_module.epoch * batches + batch_idx + 1, self._epochs * batches)
+        self._progress.on_batch(pl_module.epoch, batch_idx + 1)
         if self._observer.should_stop():
             trainer.should_stop = True
+
+
+class PreviewCallback(pl.Callback):
+    """Shows the object that the network reconstructs, ``PREVIEWS`` times in a run; a calibration shows it by itself.
+
+    The object is reconstructed before the random numbers of the epoch are seeded: the training is the same without it.
+
+    Args:
+        draw: reconstructs the object with a network, complex64 ``(h, w)`` on the product's grid.
+        epochs: epochs of the whole run.
+        observer: receives the object.
+    """
+
+    def __init__(self, draw: Callable[[Generator], npt.NDArray[np.complex64]], epochs: int, observer: Observer) -> None:
+        self._draw = draw
+        self._interval = max(1, epochs // PREVIEWS)
+        self._observer = observer
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the object if it is due."""
+        assert isinstance(pl_module, PtychoPINNModule)  # noqa: S101 - the Trainer of this package runs no other
+        if pl_module.epoch and pl_module.epoch % self._interval == 0 and not self._observer.should_stop():
+            self._observer.on_preview(self._draw(pl_module.generator))
 
 
 def early_stopping(config: Config, monitor: Monitor, state: TrainingState) -> list[pl.Callback]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,17 @@ from ..data.scan import RawScan
 from ..data.sharding import processes, working_alone
 from ..data.subsampling import select_subsample
 from ..data.tensors import ScanTensors, initial_state
-from ..engines.devices import select_device, use_threads
+from ..engines.devices import name_of, select_device, use_threads
 from ..engines.distributed import train_together
+from ..engines.progress import on_object_grid
 from ..errors import InputError, TrainingError
+from ..models.base import Generator
 from ..observer import Observer, SilentObserver
 from ..storage.folder_lock import FolderLock, locked
 from ..storage.model_file import MODEL_FILE, load_model
 from .batches import TrainingScan
 from .calibration import Calibration, is_calibrated, predict
-from .callbacks import ProgressCallback, SignalCallback, early_stopping
+from .callbacks import PreviewCallback, ProgressCallback, SignalCallback, early_stopping
 from .checkpoint import CheckpointWriter, EpochFollower, ModelWriter
 from .data import PtychoPINNDataModule, with_group_for_each
 from .environment import ConnectedEnvironment, make_strategy
@@ -39,6 +41,7 @@ from .loggers import make_logger, mark_stopped
 from .module import PtychoPINNModule
 from .precision import make_precision, restore_loss_scale
 from .preview import grey_picture
+from .progress import TrainingProgress
 from .resume import find_state, fingerprint_of
 from .state import Monitor, TrainingState
 
@@ -99,7 +102,7 @@ def train(scans: Sequence[RawScan], config: Config, output_folder: Path, observe
         along = partial(_train, config, output_folder, None)
         train_together(first, along, scans, config.training.devices, observer)
     model_path = output_folder / MODEL_FILE
-    logger.info('The model is in %s.', model_path)
+    logger.debug('The model is in %s.', model_path)
     return model_path
 
 
@@ -122,7 +125,8 @@ def _train_with_lightning(
     training_scans = [_training_scan(scan, config, batches_device) for scan in scans]
     data = PtychoPINNDataModule(training_scans, config, observer.should_stop)
     monitor = Monitor.of(config, has_validation=data.has_validation)
-    module = PtychoPINNModule(config, monitor, Calibration(training_scans, config, observer) if calibrated else None)
+    calibration = Calibration(training_scans, config, observer) if calibrated else None
+    module = PtychoPINNModule(config, monitor, calibration)
 
     fingerprint = fingerprint_of(config, scans)
     # One process reads the state, so that all of them continue from the same.
@@ -139,7 +143,12 @@ def _train_with_lightning(
             return grey_picture(predict(first, generator, config).object_array.cpu().numpy())
 
     signals = SignalCallback()
-    callbacks: list[pl.Callback] = [ProgressCallback(observer, config.training.epochs), signals]
+    progress = TrainingProgress(observer, config, training_scans, data.batches_per_epoch, state.epoch)
+    if calibration is not None:
+        calibration.listener = progress
+    callbacks: list[pl.Callback] = [ProgressCallback(observer, progress), signals]
+    if config.inference.preview_interval and not calibrated and batches_device == device:
+        callbacks.append(PreviewCallback(_drawer(training_scans[0], config), config.training.epochs, observer))
     log = None
     if lock is None:
         callbacks.append(EpochFollower(observer))
@@ -177,6 +186,16 @@ def _train_with_lightning(
     _fit(trainer, module, data, signals, observer)
     if log is not None and not state.is_finished:
         mark_stopped(log)
+
+
+def _drawer(scan: TrainingScan, config: Config) -> Callable[[Generator], npt.NDArray[np.complex64]]:
+    """Return a function that reconstructs the object of ``scan`` with a network."""
+
+    def draw(generator: Generator) -> npt.NDArray[np.complex64]:
+        found = predict(scan, generator, config)
+        return on_object_grid(found.object_array, found.origin, scan.tensors.scan.object_shape)
+
+    return draw
 
 
 def _fit(
@@ -261,10 +280,10 @@ def _log_plan(scans: Sequence[RawScan], config: Config, data: PtychoPINNDataModu
             config.data.group_size,
         )
     logger.info(
-        'Training on %s (%d positions) with %s: %d epochs of %d batches.',
+        'Training on %s (%d patterns) on the %s: %d epochs.',
         ', '.join(scan.name for scan in scans),
         sum(scan.size for scan in scans),
-        device,
+        name_of(device),
         config.training.epochs,
-        data.batches_per_epoch,
     )
+    logger.debug('%d batches in an epoch.', data.batches_per_epoch)

@@ -31,7 +31,7 @@ from .. import errors
 from ..data.scan import RawScan
 from ..dependencies import missing
 from ..errors import WorkerError
-from ..observer import Observer
+from ..observer import WRITING, Observer
 from ..types import Reconstruction
 from .channel import Channel, StopFlag
 from .job import Call, Job, read_scans, remove_orphan, write_result
@@ -176,7 +176,7 @@ def _run(job: Job, channel_observer: ChannelObserver) -> None:
 
     status_file = None if job.output_folder is None else job.output_folder / STATUS_FILE
     with StatusFile(status_file, job.kind) as status:
-        status.begin('training' if job.kind == 'train' else 'reconstructing')
+        status.plan(job.kind, job.config)
         observer = status.observer(channel_observer)
         files = _train(job, observer) if job.kind == 'train' else _reconstruct(job, observer)
         status.finish(files, is_stopped=observer.should_stop())
@@ -191,6 +191,7 @@ def _train(job: Job, observer: Observer) -> list[Path]:
     scans, folder = read_scans(job.folder), _required(job.output_folder, 'output folder')
     with collected_warnings() as lines:
         model = train(scans, job.config, folder, observer)
+    observer.on_stage(WRITING)
     report = folder / TRAINING_REPORT_FILE
     run = TrainingRun(
         scans, job.config, started, time.monotonic() - begun, model, tuple(lines), is_stopped=observer.should_stop()
@@ -215,6 +216,7 @@ def _reconstruct(job: Job, observer: Observer) -> list[Path]:
             from ..storage.model_file import load_model
 
             result = reconstruct(scan, load_model(_required(job.model_file, 'model file')), job.config, observer)
+    observer.on_stage(WRITING)
     write_result(job.folder, result)
     is_stopped = observer.should_stop()
     if is_stopped and job.output_folder is None:

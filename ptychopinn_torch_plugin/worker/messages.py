@@ -16,10 +16,17 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``goal`` units of work (optimiser steps or physics steps) are finished."""
+    """``done`` of ``goal`` units of work are finished, each of about the same time."""
 
     done: int
     goal: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the run begins; the name is one of :mod:`ptychopinn_torch_plugin.observer`."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -76,4 +83,4 @@ class Accepted:
     """A waiting worker has received its next call and begins it. The caller does not receive it."""
 
 
-Message = Heartbeat | Progress | Losses | LogRecord | Preview | Finished | Failed | Idle | Accepted
+Message = Heartbeat | Stage | Progress | Losses | LogRecord | Preview | Finished | Failed | Idle | Accepted

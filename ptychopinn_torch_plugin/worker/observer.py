@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..types import Reconstruction
 from .channel import Channel, StopFlag
 from .job import write_result
-from .messages import Losses, Preview, Progress
+from .messages import Losses, Preview, Progress, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ class ChannelObserver:
         self._previews: list[Path] = []
         self._preview_count = 0
         self._has_skipped_previews = False
+
+    def on_stage(self, stage: str) -> None:
+        """Send the name of the stage that begins."""
+        self._channel.send(Stage(stage))
 
     def on_progress(self, done: int, goal: int) -> None:
         """Send the progress, at most ten times a second; the last one (``done >= goal``) is always sent."""

@@ -94,7 +94,7 @@ def test_raw_data(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         '`RawDataTorch`': list(inspect.signature(RawDataTorch).parameters)[:7]
         == ['xcoords', 'ycoords', 'diff3d', 'probeGuess', 'scan_index', 'objectGuess', 'config'],
         '`RawData`': np.array_equal(workflows.ensure_container(theirs).scan.counts, a['diff3d']),
-        '`from_file`': 'the file says that diff3d holds amplitude' in caplog.text,
+        '`from_file`': 'diff3d is read as amplitudes and squared, as the file says' in caplog.text,
         '`from_coords_without_pc`': np.array_equal(
             RawDataTorch.from_coords_without_pc(
                 a['xcoords'], a['ycoords'], a['diff3d'], a['probeGuess'], a['scan_index'], a['objectGuess']

@@ -24,7 +24,7 @@ from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines import gradients as gradients_module
 from ptychopinn_torch_plugin.engines.gradients import gpu_batch_size
 from ptychopinn_torch_plugin.engines.network import Predictor, windows_of
-from ptychopinn_torch_plugin.engines.progress import ProgressReporter
+from ptychopinn_torch_plugin.engines.progress import ProgressReporter, Stage
 from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.models.registry import build_generator
 from ptychopinn_torch_plugin.observer import SilentObserver
@@ -136,7 +136,7 @@ def test_the_network_reads_nothing(tensors: ScanTensors, generator: str) -> None
         state = initial_state(tensors)
         network = build_generator(config).to(META)
         windows = windows_of(state, network, 4, InferenceConfig())
-        progress = ProgressReporter(SilentObserver(), 100, (60, 60), 0)
+        progress = ProgressReporter(SilentObserver(), [Stage('', 100, 100)], (60, 60), 0)
         predictor = Predictor(tensors, state, network, windows, 1, 16, progress)
         before = sum(reads.counts.values())
         result = predictor.predict()

@@ -124,7 +124,10 @@ def test_previews_progress_and_stop(model: TrainedModel) -> None:
     scan, truth = make_scan()
     listener = Listener()
     result = reconstruct(scan, model, network_alone(steps=20, preview_interval=2), listener)
-    assert listener.progress == [(1, 20), (2, 20), (3, 20), (4, 20)]
+    goal = listener.progress[0][1]
+    assert listener.progress[:4] == [(step, goal) for step in range(1, 5)]
+    assert listener.progress[-1][0] < goal
+    assert goal > 20, 'the metrics and the verification take time, too'
     assert listener.previews == [truth.shape] * 2
     assert np.isfinite(result.object_array).all()
 

@@ -16,7 +16,7 @@ from ptychopinn_torch_plugin.engines.gradients import GradientAccumulation
 from ptychopinn_torch_plugin.engines.optimizers import PositionOptimizer
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct, refine
 from ptychopinn_torch_plugin.engines.solver import Solver, likelihood_for
-from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.observer import APPLYING_NETWORK, METRICS, REFINING, VERIFYING, SilentObserver
 from ptychopinn_torch_plugin.physics.forward import power, simulate
 from ptychopinn_torch_plugin.physics.kernels.sums import RefinedQuantities
 from ptychopinn_torch_plugin.physics.probe_modes import add_modes, orthogonalise
@@ -201,6 +201,10 @@ def test_refinement_goes_on_from_the_network() -> None:
     class Listener(SilentObserver):
         def __init__(self) -> None:
             self.progress: list[tuple[int, int]] = []
+            self.stages: list[tuple[str, int]] = []
+
+        def on_stage(self, stage: str) -> None:
+            self.stages.append((stage, len(self.progress)))
 
         def on_progress(self, done: int, goal: int) -> None:
             self.progress.append((done, goal))
@@ -210,7 +214,12 @@ def test_refinement_goes_on_from_the_network() -> None:
     both = reconstruct(scan, model, settings(refine_epochs=15), listener)
     errors = [ramp_free_error(result, truth) for result in (alone, both)]
     assert errors[1] < 0.8 * errors[0]
-    assert listener.progress == [(done, 21) for done in range(1, 22)]
+    assert listener.stages == [(APPLYING_NETWORK, 0), (REFINING, 6), (METRICS, 21), (VERIFYING, 22)]
+    done = [done for done, _ in listener.progress]
+    assert done == sorted(done)
+    assert len(set(done[:22])) == 22, 'every step of network and refinement counts, and so do the metrics'
+    assert {goal for _, goal in listener.progress} == {done[-1]}
+    assert done[21] < 0.8 * done[-1], 'the verification has its share'
     assert both.losses == model.losses
 
 
@@ -253,7 +262,7 @@ def test_smoothing_and_likelihood_follow_the_dose(caplog: pytest.LogCaptureFixtu
     bare = error_of(scan, truth, settings(smoothing=0.0, **known))
     # A texture of two pixels is the worst case for total variation.
     assert error_of(scan, truth, settings(smoothing=0.5, **known)) < 0.98 * bare
-    with caplog.at_level('INFO'):
+    with caplog.at_level('DEBUG'):
         tensors = ScanTensors(scan, torch.device('cpu'))
         solver = Solver(tensors, initial_state(tensors), settings(refine_epochs=1).refinement, scan.size)
         solver.run(lambda _epoch, _deviance: False)

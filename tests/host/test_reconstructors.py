@@ -26,8 +26,8 @@ from ptychopinn_torch_plugin.errors import (
 from ptychopinn_torch_plugin.host import runs as module
 from ptychopinn_torch_plugin.host.contract import HostRun
 from ptychopinn_torch_plugin.host.library import PtychoPINNPyTorchLibrary
-from ptychopinn_torch_plugin.host.live import RunProgress
 from ptychopinn_torch_plugin.host.reconstructors import PtychoPINNReconstructor
+from ptychopinn_torch_plugin.run_progress import RunProgress
 from ptychopinn_torch_plugin.worker.job import Job
 from ptychopinn_torch_plugin.worker.messages import Finished, Heartbeat, LogRecord, Losses, Message, Preview, Progress
 

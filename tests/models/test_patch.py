@@ -11,7 +11,7 @@ from ptychopinn_torch_plugin.data.grouping import draw_groups
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.network import Predictor, steps_of, windows_of
-from ptychopinn_torch_plugin.engines.progress import ProgressReporter
+from ptychopinn_torch_plugin.engines.progress import ProgressReporter, Stage
 from ptychopinn_torch_plugin.errors import ConfigurationError
 from ptychopinn_torch_plugin.models.base import Measurement
 from ptychopinn_torch_plugin.models.patch import AMPLITUDES, PatchGenerator
@@ -63,7 +63,7 @@ def predicted(scan: RawScan, generator: PatchGenerator, **inference: object) -> 
     state = initial_state(tensors)
     config = parse_config({'inference': inference}).inference
     windows = windows_of(state, generator, 4, config)
-    progress = ProgressReporter(SilentObserver(), len(windows), scan.object_shape, 0)
+    progress = ProgressReporter(SilentObserver(), [Stage('', len(windows), len(windows))], scan.object_shape, 0)
     return Predictor(tensors, state, generator.eval(), windows, 1, config.batch_size, progress).predict()
 
 

@@ -363,12 +363,15 @@ def test_the_status_is_complete_and_written_once_a_second(tmp_path: Path) -> Non
     now, file = [0.0], tmp_path / 'status.json'
     with StatusFile(file, 'refine', lambda: now[0]) as status:
         assert status_of(file)['state'] == 'running'
-        status.begin('refining')
+        status.plan('refine', parse_config({'refinement': {'refine_epochs': 7}}))
         observer = status.observer(SilentObserver())
+        observer.on_progress(0, 4)
+        observer.on_stage('refining')
         now[0] = 10.0
         observer.on_progress(1, 4)
         first = status_of(file)
         assert (first['fraction'], first['seconds_left'], first['stage']) == (0.25, 30.0, 'refining')
+        assert (first['epoch'], first['epochs']) == (1, 7)
         now[0] = 10.5
         logging.getLogger('ptychopinn_torch_plugin.x').warning('a line')
         observer.on_losses(1, 2.5, float('nan'))
@@ -376,9 +379,11 @@ def test_the_status_is_complete_and_written_once_a_second(tmp_path: Path) -> Non
         now[0] = 11.1
         observer.on_progress(2, 4)
         assert status_of(file)['losses'] == [[1, 2.5, None]]
+        assert status_of(file)['epoch'] == 2
         assert status_of(file)['message'] == 'a line'
         status.finish([tmp_path / 'p.h5'], is_stopped=False)
     last = status_of(file)
+    assert (last['seconds_left'], last['epoch']) == (0.0, None)
     assert (last['state'], last['fraction'], last['files']) == ('done', 1.0, [str(tmp_path / 'p.h5')])
 
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.observer import SilentObserver
 
 
 class Recorder(SilentObserver):
-    """Remembers everything; stops after ``stop_after`` batches."""
+    """Remembers everything; stops after ``stop_after`` reports of progress."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.progress: list[tuple[int, int]] = []
         self.losses: list[tuple[int, float, float | None]] = []
+        self.stages: list[str] = []
+        self.previews: list[npt.NDArray[np.complex64]] = []
         self._stop_after = stop_after
+
+    def on_stage(self, stage: str) -> None:
+        self.stages.append(stage)
+
+    def on_preview(self, object_array: npt.NDArray[np.complex64]) -> None:
+        self.previews.append(object_array)
 
     def on_progress(self, done: int, goal: int) -> None:
         self.progress.append((done, goal))

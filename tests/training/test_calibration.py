@@ -17,7 +17,7 @@ from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.network import Predictor
 from ptychopinn_torch_plugin.errors import ConfigurationError
 from ptychopinn_torch_plugin.models.registry import build_generator
-from ptychopinn_torch_plugin.observer import SilentObserver
+from ptychopinn_torch_plugin.observer import FITTING_PROBE, TRAINING, SilentObserver
 from ptychopinn_torch_plugin.storage.model_file import load_model
 from ptychopinn_torch_plugin.training.batches import TrainingScan
 from ptychopinn_torch_plugin.training.calibration import Calibration, calibrate
@@ -132,18 +132,18 @@ def test_a_calibration_is_part_of_the_state_and_is_restored_with_it() -> None:
 
 
 class StopInCalibration(SilentObserver):
-    """Stops in the middle of the calibration that follows so many optimiser steps."""
+    """Stops in the middle of the calibration that follows so many finished epochs."""
 
-    def __init__(self, steps: int, questions: int) -> None:
-        self._steps = steps
+    def __init__(self, epochs: int, questions: int) -> None:
+        self._epochs = epochs
         self._questions = questions
-        self.done = 0
+        self.stages: list[str] = []
 
-    def on_progress(self, done: int, goal: int) -> None:
-        self.done = done
+    def on_stage(self, stage: str) -> None:
+        self.stages.append(stage)
 
     def should_stop(self) -> bool:
-        self._questions -= self.done == self._steps
+        self._questions -= self.stages[2 * self._epochs :] == [FITTING_PROBE]
         return self._questions < 0
 
 
@@ -169,10 +169,10 @@ def test_a_run_that_was_killed_or_stopped_in_a_calibration_continues_to_the_same
     config = small(probe_trainable=True, positions_trainable=True)
     copy, stopped = tmp_path / 'copy', tmp_path / 'stopped'
     whole = load_model(train([scan], config, tmp_path / 'whole', CopyAfterFirst(tmp_path / 'whole', copy)))
-    for steps, done in ((0, 0), (2, 2)):  # in the first calibration, then in the second
-        observer = StopInCalibration(steps, 9)
+    for epochs in (0, 1):  # in the first calibration, then in the second
+        observer = StopInCalibration(epochs, 9)
         train([scan], config, stopped, observer)
-        assert observer.done == done
+        assert observer.stages == [FITTING_PROBE, TRAINING] * epochs + [FITTING_PROBE]
     for folder in (copy, stopped):
         resumed = load_model(train([scan], config, folder))
         assert np.array_equal(resumed.probe, whole.probe)

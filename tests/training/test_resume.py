@@ -239,9 +239,7 @@ def test_a_signal_finishes_the_batch_and_keeps_all(
     assert [record.epoch for record in load_model(model).losses] == [1]
     assert signal.getsignal(number) is before
     assert train([scan], config_of(), tmp_path).read_bytes() == whole[0]
-    fault_report.record(
-        f'{number.name} in training', 'The model is in ….', 'the best model, and the state to go on from', took
-    )
+    fault_report.record(f'{number.name} in training', '(nothing)', 'the best model, and the state to go on from', took)
 
 
 def test_a_kill_loses_the_epoch_under_way_and_a_job_of_a_cluster_is_no_exception(

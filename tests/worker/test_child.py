@@ -16,12 +16,13 @@ import pytest
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.errors import InputError
+from ptychopinn_torch_plugin.observer import WRITING
 from ptychopinn_torch_plugin.types import Reconstruction
 from ptychopinn_torch_plugin.worker import child
 from ptychopinn_torch_plugin.worker import observer as observer_module
 from ptychopinn_torch_plugin.worker.channel import Channel, StopFlag
 from ptychopinn_torch_plugin.worker.job import Job, open_job, read_preview, read_result
-from ptychopinn_torch_plugin.worker.messages import LogRecord, Losses, Message, Preview, Progress
+from ptychopinn_torch_plugin.worker.messages import LogRecord, Losses, Message, Preview, Progress, Stage
 from ptychopinn_torch_plugin.worker.observer import ChannelObserver
 
 from .conftest import make_reconstruction
@@ -241,4 +242,4 @@ def test_run_leaves_the_reconstruction_in_the_folder(
     with open_job('reconstruct', [scan], Config(), model_file=tmp_path / 'm.safetensors') as job:
         child.run(job, line.channel, line.stop)
         assert read_result(job.folder).object_array.shape == scan.object_shape
-    assert line.received() == [Progress(1, 1)]
+    assert line.received() == [Progress(1, 1), Stage(WRITING)]

@@ -205,7 +205,7 @@ def _stated_quantity(
         return counts_are, False
     if counts_are not in ('auto', stated):
         raise InputError(f"diff3d holds {stated}, as diff3d_quantity says, and not '{counts_are}': say '{stated}'.")
-    logger.info('%s: the file says that diff3d holds %s.', name, stated)
+    logger.debug('%s: the file says that diff3d holds %s.', name, stated)
     return cast(DiffractionQuantity, stated), True
 
 

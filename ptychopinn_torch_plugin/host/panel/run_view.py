@@ -15,7 +15,7 @@ from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtWidgets import QMessageBox, QWidget
 
 from ...estimate import ScanSize, device_of, raw_seconds
-from ..live import RunProgress
+from ...run_progress import RunProgress
 from .selection import SelectedScan
 
 if TYPE_CHECKING:

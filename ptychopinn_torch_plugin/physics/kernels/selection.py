@@ -50,5 +50,5 @@ def _compiled() -> Kernels:
     compile_all()
     seconds = time.perf_counter() - begin
     if seconds > NOTICEABLE_S:
-        logger.info('Compiled the kernels in %.0f s; they are kept for the next process.', seconds)
+        logger.info('Prepared the fast computation on this CPU in %.0f s; later runs use it again.', seconds)
     return COMPILED
