@@ -149,7 +149,7 @@ def probe_maps(probe: npt.NDArray[np.complexfloating], pixel_m: PixelSize | None
     for number, mode in enumerate(probe):
         amplitude = np.abs(mode).astype(np.float64)
         largest = float(amplitude.max()) or 1.0
-        title = f'Mode {number + 1}: {100 * shares[number]:.1f} % of the photons'
+        title = f'Mode {number + 1}: {100 * shares[number]:.1f} %'
         found.append(
             draw_map(
                 f'probe-{name}-{number + 1}', title, amplitude / largest, 'viridis', (0.0, 1.0),
@@ -174,16 +174,21 @@ def _quality_maps(metrics: ReconstructionMetrics, pixel_m: PixelSize | None) -> 
     with np.errstate(divide='ignore', invalid='ignore'):
         log_photons, log_uncertainty = np.log10(photons), np.log10(metrics.uncertainty_map)
     found = []
-    for name, title, image, colours, is_error, note in (
-        ('coverage', 'Coverage: log10 of the photons per pixel', log_photons, 'viridis', False, ''),
-        ('uncertainty', 'Uncertainty: log10 of the incident amplitude', log_uncertainty, 'cividis', False, ''),
-        ('object-residual', 'R-factor on the object', metrics.object_r_map, 'magma', True,
+    for name, title, image, colours, is_logarithmic, note in (
+        ('coverage', 'Coverage: photons per pixel', log_photons, 'viridis', True, ''),
+        ('uncertainty', 'Uncertainty over the incident amplitude', log_uncertainty, 'cividis', True, ''),
+        ('object-residual', 'R-factor on the object', metrics.object_r_map, 'magma', False,
          'Where the patterns that a pixel contributed to are not explained.'),
     ):  # fmt: skip
         shown = cropped(np.where(covered, image, np.nan), covered)
+        limits = limits_of(image[lit], not is_logarithmic)
         found.append(
-            draw_map(name, title, shown, colours, limits_of(image[lit], is_error), pixel=width_of(pixel_m), note=note)  # type: ignore[arg-type] # names of the table above
-        )
+            draw_map(
+                name, title, shown, colours, limits, pixel=width_of(pixel_m),  # type: ignore[arg-type] # names of the table above
+                labels=(_of_log(limits[0]), _of_log(limits[1])) if is_logarithmic else None,
+                note='Logarithmic colours.' if is_logarithmic else note,
+            )
+        )  # fmt: skip
     low, high = limits_of(metrics.detector_r_map, True)
     found.append(
         draw_map(
@@ -193,6 +198,11 @@ def _quality_maps(metrics: ReconstructionMetrics, pixel_m: PixelSize | None) -> 
         )
     )  # fmt: skip
     return found
+
+
+def _of_log(logarithm: float) -> str:
+    """Return a number with two significant digits, of its decimal logarithm."""
+    return f'{float(f"{10**logarithm:.2g}"):,.10g}'
 
 
 def _curves(reconstruction: Reconstruction, run: Run) -> list[Curve]:

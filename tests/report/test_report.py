@@ -115,6 +115,7 @@ def test_the_page_holds_everything_and_refers_to_nothing(page: Path) -> None:
     ):
         assert words in text
     assert re.search(r'refinement\.refine_epochs</code></td><td>4</td><td>60</td>', text)
+    assert text.count('Logarithmic colours.') == 2
 
 
 def test_a_hostile_name_is_text(page: Path) -> None:
