@@ -103,7 +103,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - the code of our own documents
     assert names['result'].metrics.r_factor < 1.2 * names['result'].metrics.noise_r_factor
-    assert (tmp_path / 'judgement' / 'judgement.png').is_file()
+    assert (tmp_path / 'simulated' / 'judgement' / 'judgement.png').is_file()
 
 
 def test_a_tutorial_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
