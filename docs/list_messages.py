@@ -77,11 +77,13 @@ def messages() -> dict[str, list[str]]:
 
 
 def messages_list(door: str) -> str:
-    """Return the messages of a door as a Markdown list."""
-    return '\n'.join(f'- {_escaped(text)}' for text in messages()[door])
+    """Return the messages of a door as a Markdown list that opens on a click."""
+    texts = messages()[door]
+    items = '\n'.join(f'- {_escaped(text)}' for text in texts)
+    return f'<details><summary>All {len(texts)} messages</summary>\n\n{items}\n\n</details>'
 
 
 def _escaped(text: str) -> str:
-    for sign in '\\`*_<>[]|':
+    for sign in '\\`*_<>[]|-':
         text = text.replace(sign, f'\\{sign}')
     return ' '.join(text.split())

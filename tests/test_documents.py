@@ -97,13 +97,20 @@ def test_every_quoted_message_is_in_the_list_of_its_section(monkeypatch: pytest.
     assert sum(map(len, doors.values())) > 200, 'the errors of the code are found'
 
 
+def test_the_pictures_of_the_symptoms_are_those_that_the_script_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'docs'))
+    names = {make.__name__ for make in importlib.import_module('make_symptoms').CASES}
+    assert set(re.findall(r'images/symptoms/(\w+)\.png', (ROOT / 'docs' / 'which-setting.md').read_text())) == names
+    assert {path.stem for path in (ROOT / 'docs' / 'images' / 'symptoms').iterdir()} == names
+
+
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - the code of our own documents
     assert names['result'].metrics.r_factor < 1.2 * names['result'].metrics.noise_r_factor
-    assert (tmp_path / 'judgement' / 'judgement.png').is_file()
+    assert (tmp_path / 'simulated' / 'judgement' / 'judgement.png').is_file()
 
 
 def test_a_tutorial_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
