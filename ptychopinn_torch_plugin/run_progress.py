@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from .config import Config
 from .estimate import Work, duration
 from .observer import FITTING_PROBE, REFINING
@@ -18,6 +21,8 @@ LEAST_SECONDS: Final = 5.0
 """Share of the work and time since the first report from which on the time left is estimated."""
 RECENT_SHARE: Final = 0.3
 """The speed is that of the last part of the time so far: early stages can be slower or faster than later ones."""
+PREVIEW_PIXELS: Final = 400
+"""Most pixels of a side of the preview that is kept."""
 MOST_MARKS: Final = 4000
 """Reports that are remembered; where there are more, every other one is forgotten."""
 
@@ -48,6 +53,12 @@ class RunProgress:
         """Settings of the run; None until it has begun."""
         self.finished_after: float | None = None
         """Seconds that the whole run took; None where it has not reached its goal."""
+        self.makes_product = True
+        """Whether the result is a product; False for a training."""
+        self.preview: npt.NDArray[np.complex64] | None = None
+        """Object that the network of a training reconstructs, thinned out for a picture; None before there is one."""
+        self.preview_epoch = 0
+        """Epoch after which it was reconstructed."""
         self.epochs = 0
         """Epochs of the whole run; 0 where it has none."""
         self._is_supervised = False
@@ -77,6 +88,12 @@ class RunProgress:
         self.training = (*self.training, (epoch, training))
         if validation is not None:
             self.validation = (*self.validation, (epoch, validation))
+
+    def show(self, object_array: npt.NDArray[np.complex64]) -> None:
+        """Receive the object ``(h, w)`` that the network of a training reconstructs."""
+        step = max(1, -(-max(object_array.shape) // PREVIEW_PIXELS))
+        self.preview = object_array[::step, ::step].copy()
+        self.preview_epoch = self.training[-1][0] if self.training else 0
 
     def finish(self) -> int:
         """Reach the goal and return it."""

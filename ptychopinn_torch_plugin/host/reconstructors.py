@@ -25,11 +25,11 @@ from ..storage.atomic import write_atomically
 from ..storage.model_file import MODEL_FILE, MODEL_SUFFIX, read_model_header
 from ..storage.training_output import TrainingOutput
 from ..worker import messages
-from ..worker.job import open_job
+from ..worker.job import open_job, read_preview
 from .contract import Action
 from .inspection_job import ANSWER_FILE, inspect_in_worker
 from .output_check import check_writable
-from .runs import LOGGER_NAME, WorkerReconstructor, ignore_run
+from .runs import LOGGER_NAME, TRAINING, WorkerReconstructor, ignore_run
 from .settings import ModelType, PtychoPINNSettings
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
             TrainingError: training led to no usable model.
             WorkerError: the worker failed or died.
         """
-        with self.run('Training'):
+        with self.run(TRAINING):
             output = TrainingOutput(Path(output_path))
             losses = _LossHistory()
             yield losses.to_output(0)
@@ -225,6 +225,11 @@ class PtychoPINNReconstructor(WorkerReconstructor, TrainableReconstructor):
             for message in received:
                 if isinstance(message, messages.Losses):
                     losses.add(message)
+                elif isinstance(message, messages.Preview):
+                    preview = read_preview(message.path)
+
+                    if preview is not None:
+                        self._progress.show(preview)
 
                 yield losses.to_output(self._progress.done)
 

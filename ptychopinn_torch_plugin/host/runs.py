@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 LOGGER_NAME: Final = 'ptychopinn_torch_plugin'
 
+TRAINING: Final = 'Training'
+"""What :meth:`WorkerReconstructor.run` calls a training."""
+
 _YIELD_INTERVAL_S: Final = 0.5
 """Shortest time between two values yielded for the progress bar alone; the window redraws for each."""
 
@@ -96,6 +99,7 @@ class WorkerReconstructor(Reconstructor):
             MemoryLimitError: the memory of the host's process ran out.
         """
         self._progress = RunProgress()
+        self._progress.makes_product = what != TRAINING
         self._on_run(self)
 
         try:
@@ -261,7 +265,10 @@ def filter_messages(
     with closing(received) as source:
         for message in source:
             if isinstance(message, messages.LogRecord):
-                logging.getLogger(message.logger).log(message.level, '%s', message.text)
+                is_own = message.logger.partition('.')[0] == LOGGER_NAME
+                # The window shows the name of the logger with every line; that of a module is of no use there.
+                name = LOGGER_NAME if is_own and message.level >= logging.INFO else message.logger
+                logging.getLogger(name).log(message.level, '%s', message.text)
             elif isinstance(message, messages.Stage):
                 progress.stage = message.name
             elif isinstance(message, messages.Progress):

@@ -43,13 +43,14 @@ from ptychopinn_torch_plugin.host import runs as runs_module
 from ptychopinn_torch_plugin.host.panel.fold import Fold
 from ptychopinn_torch_plugin.host.panel.layout import shown_fields
 from ptychopinn_torch_plugin.host.panel.page import SettingsPage
+from ptychopinn_torch_plugin.observer import FITTING_PROBE
 from ptychopinn_torch_plugin.presets import PRESETS, preset_settings
 from ptychopinn_torch_plugin.storage.model_file import save_model
 from ptychopinn_torch_plugin.worker.job import Job
-from ptychopinn_torch_plugin.worker.messages import Heartbeat, Message
+from ptychopinn_torch_plugin.worker.messages import Heartbeat, Losses, Message, Preview, Progress, Stage
 from tests.helpers.models import untrained_model
 
-from .fake_worker import LOSSES, FakeWorker
+from .fake_worker import LOSSES, FakeWorker, finish
 
 _KEPT: list[Window] = []
 KEYS = ('ptychopinn (pytorch)_pinn', 'ptychopinn (pytorch)_supervised')
@@ -419,6 +420,63 @@ def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
     assert dialog.informativeText() == 'The patterns cannot be used: crop them.'
     assert 'Background task exception' not in caplog.text
     dialog.close()
+
+
+def test_after_a_failure_the_product_that_was_to_be_reconstructed_is_selected_again(
+    window: Window, workflow_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_job: Job) -> Generator[Message, None, None]:
+        yield Heartbeat()
+        raise InputError('The patterns cannot be used: crop them.')
+
+    monkeypatch.setattr(runs_module, 'run_job', FakeWorker(fail))
+    index = load_workflow(window, workflow_folder)
+    window.select(REFINE)
+    monitor, products = window.model.processing_core.processing_api.task_monitor, window.model.product_core
+    combo_box = window.processing._product_view_controller.get_widget()
+    runs = monitor.get_completed_runs()
+    window.processing._actions_view.reconstruct_button.click()
+    assert combo_box.currentIndex() == index + 1, 'the host selects its copy'
+    window.wait(lambda: monitor.get_completed_runs() > runs)
+    window.wait(lambda: combo_box.currentIndex() == index)
+    assert len(products.product_repository) == index + 2
+    for dialog in window.view.processing_status_view.findChildren(QMessageBox):
+        dialog.close()
+
+
+def test_a_training_shows_the_object_beside_its_losses(
+    window: Window, workflow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(job: Job) -> Generator[Message, None, None]:
+        yield Stage(FITTING_PROBE)
+        yield Progress(1, 10)
+        yield Losses(1, 0.5, 0.6)
+        np.save(job.folder / 'preview.npy', np.full((40, 30), 0.5 + 0.1j, dtype=np.complex64))
+        yield Preview(job.folder / 'preview.npy')
+        yield from finish(job)
+
+    monkeypatch.setattr(runs_module, 'run_job', FakeWorker(train))
+    folder = tmp_path / 'empty'
+    folder.mkdir()
+    dialogs, view = window.processing._file_dialog_factory, window.view.processing_status_view
+    monkeypatch.setattr(dialogs, 'get_existing_directory_path', lambda *_args, **_kwargs: folder)
+    index = load_workflow(window, workflow_folder)
+    window.select(KEYS[0])
+    monitor = window.model.processing_core.processing_api.task_monitor
+    runs = monitor.get_completed_runs()
+    window.processing._actions_view.train_button.click()
+    window.wait(lambda: monitor.get_completed_runs() > runs)
+    window.wait(lambda: len(view.figure.axes) == 3)
+    assert [axes.get_title() for axes in view.figure.axes[1:]] == ['Amplitude, epoch 1', 'Phase, epoch 1']
+    shown = view.figure.axes[1].get_images()[0].get_array()
+    assert shown is not None
+    assert shown.shape == (40, 30)
+    assert 'epoch 2 of' in view.progress_bar.format()
+    combo_box = window.processing._product_view_controller.get_widget()
+    combo_box.setCurrentIndex(0)
+    assert view.figure.axes == [view.axes], 'another product has no such picture'
+    combo_box.setCurrentIndex(index)
+    assert len(view.figure.axes) == 3
 
 
 BROKEN_PANELS = {
