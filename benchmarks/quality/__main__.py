@@ -5,7 +5,7 @@
 
 The solver's rows refine a simulated scan from a flat object, those of the name sparse-OVERLAP-PHOTONS four objects each
 with little overlap; ``--all-epochs`` does not let them stop when they are done. The network's rows (transfer, warm,
-sparse, lines, robust, patch) train first and take minutes each. ``--star`` adds the measured Siemens star (a folder with
+sparse, lines, robust, patch) train first and take minutes each. ``--star`` adds the measured star (a folder with
 diffraction.h5, product.h5 and reference.h5). ``--ptychi`` names the Python of an environment that has pty-chi, and adds
 LSQ-ML to the solver's rows and the star. Times are wall seconds of this machine, threads as printed; SSIM is of
 amplitude / phase in the well illuminated rectangle.
