@@ -19,15 +19,18 @@ from .table import Gallery, Line, Simulated, configure, is_reached, mode_overlap
 LOST_PX = 1.0
 
 
-def refined(row: Row, output: Path, ptychi: Path | None) -> Iterator[Line]:
-    """Refine the scan of ``row``; with the Python of a pty-chi environment, run LSQ-ML on it as well."""
+def refined(row: Row, output: Path, ptychi: Path | None, *, all_epochs: bool) -> Iterator[Line]:
+    """Refine the scan of ``row``; with the Python of a pty-chi environment, run LSQ-ML on it as well.
+
+    ``all_epochs`` switches off that the refinement stops when it is done.
+    """
     simulated = Simulated.read(make_scan(row, output / 'scans'))
     gallery = Gallery(simulated, row.title)
-    config = configure({'refinement': row.refinement})
+    config = configure({'refinement': row.refinement | {'stop_when_done': not all_epochs}})
     result, seconds = timed(lambda: refine(simulated.scan, config))
     found = gallery.add('refinement', simulated.product(result))
     settings = ', '.join(f'{name} = {value}' for name, value in row.refinement.items())
-    text, reached = pair_text(found), is_reached(found, row.reach)
+    text, reached = f'{pair_text(found)}, {len(result.losses)} epochs', is_reached(found, row.reach)
     if 'probe_modes' in row.refinement:
         overlaps = mode_overlaps(simulated.truth.probes.get_probe_no_opr().get_array(), result.probe)
         text += f', overlap of the modes {overlaps.min():.3f}'

@@ -53,12 +53,12 @@ class Star:
         return Line(TITLE, method, text, seconds, f'R {reach[0]}, correlation {reach[1]}', reached)
 
 
-def star_lines(folder: Path, output: Path, ptychi: Path | None) -> Iterator[Line]:
+def star_lines(folder: Path, output: Path, ptychi: Path | None, *, all_epochs: bool) -> Iterator[Line]:
     """The measured star by refinement alone."""
     star = Star(folder)
-    result, seconds = timed(lambda: refine(star.scan, configure({})))
+    result, seconds = timed(lambda: refine(star.scan, configure({'refinement': {'stop_when_done': not all_epochs}})))
     product = product_from_reconstruction(star.parameters, result)
-    yield star.line('refinement (defaults)', product, seconds, (0.155, 0.97))
+    yield star.line(f'refinement (defaults), {len(result.losses)} epochs', product, seconds, (0.155, 0.97))
     _draw(star, product, output / 'star.png')
 
     wide = configure({'refinement': {'refine_geometry': True, 'probe_modes': 2}})
