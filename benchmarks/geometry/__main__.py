@@ -1,4 +1,7 @@
-"""``python -m benchmarks.geometry {inspect,verdict,faults}``: geometry from patterns, wrong signs, named faults."""
+"""``python -m benchmarks.geometry {inspect,verdict,faults,aps26id}``.
+
+Geometry from patterns alone, wrong signs, named faults, and the measured scan of APS 26-ID.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +22,7 @@ from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verif
 from ptychopinn_torch_plugin.inspection.diagnosis import diagnose
 from ptychopinn_torch_plugin.inspection.inspect import inspect
 
+from .aps26id import run_aps26id
 from .faults import FAULTS, faulty_scan
 from .scans import DOSES, KINDS, known_scan, unknown_scan
 
@@ -136,13 +141,22 @@ def overlap(probe: Modes, other: Modes) -> float:
 def main() -> None:
     """Run one of the tables."""
     parser = argparse.ArgumentParser(description='Geometry from patterns alone.')
-    parser.add_argument('table', choices=('inspect', 'verdict', 'faults'))
+    parser.add_argument('table', choices=('inspect', 'verdict', 'faults', 'aps26id'))
     parser.add_argument('--kinds', nargs='+', default=list(KINDS))
     parser.add_argument('--doses', type=float, nargs='+', default=list(DOSES))
     parser.add_argument('--first', type=int, default=0, help='added to the numbers (seeds) of the scans')
     parser.add_argument('--seeds', type=int, default=5, help='scans of every fault')
     parser.add_argument('--healthy', type=int, default=4, help='healthy scans for each scan of a fault')
+    parser.add_argument('--data', type=Path, help='folder of the scan (aps26id)')
+    parser.add_argument('--picture', type=Path, help='PNG file to draw (aps26id)')
+    parser.add_argument('--threads', type=int, default=2, help='threads (aps26id)')
     parsed = parser.parse_args()
+    if parsed.table == 'aps26id':
+        if parsed.data is None:
+            parser.error('aps26id needs the folder of the scan: --data FOLDER')
+        for line in run_aps26id(parsed.data, parsed.picture, parsed.threads):
+            print(line, flush=True)
+        return
     torch.set_num_threads(1)
     np.set_printoptions(precision=3)
     if parsed.table == 'faults':
