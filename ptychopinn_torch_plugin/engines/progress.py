@@ -90,7 +90,8 @@ class ProgressReporter:
 
     def finish(self) -> None:
         """Reach the goal, whatever was left out."""
-        self._report(self._goal)
+        if self._reported < self._goal:
+            self._report(self._goal)
 
     def _report(self, done: int) -> None:
         self._reported = max(self._reported, done)
