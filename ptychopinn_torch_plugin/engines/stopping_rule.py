@@ -2,7 +2,7 @@
 
 The deviance ``D`` is a mean over ``m`` measured pixels. Photon noise makes each of the ``p`` pixels of the object
 uncertain by about as much as a change of one in ``m D``. Where the model explains the patterns worse than photon noise,
-``D`` is above 1 and the unit grows by that factor. The progress of an epoch is therefore ::
+``D`` is above 1 and the unit grows by that factor. The progress of an epoch is therefore::
 
     (least D of the epochs before the last 10 - least D of the last 10) m / (p max(1, D))
 
@@ -10,8 +10,8 @@ and the refinement is done when it is below ``LEAST_PROGRESS``. The least value 
 oscillations of the momentum and its restarts. The rule begins 30 epochs after the last quantity has joined the
 refinement: low frequencies of the phase converge slowly and hardly change the deviance of a faint scan.
 
-The threshold was chosen on the simulated scans of ``benchmarks/quality`` (:doc:`/benchmarks`): the similarity to the
-truth stays within .002 of that of all epochs, or is larger.
+The threshold and the 30 epochs were chosen on the simulated scans of ``benchmarks/quality`` (:doc:`/benchmarks`): the
+similarity to the truth stays within .002 of that of all epochs, or is larger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..data.tensors import ScanTensors
 
 WINDOW = 10
 """Epochs that are compared with those before them."""
-LEAST_PROGRESS = 0.01
+LEAST_PROGRESS = 0.005
 """Fall of the deviance over a window, in units of the photon noise of one object pixel, that ends the refinement."""
 
 

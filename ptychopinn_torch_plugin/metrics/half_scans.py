@@ -17,6 +17,7 @@ from ..errors import InputError, MemoryLimitError, ReconstructionError
 from ..observer import RESULT_LINE, Observer, SilentObserver
 from ..types import FourierRingCorrelation, Reconstruction
 from .frc import aligned, ring_correlation, window_of
+from .overlap import overlap_warning
 from .verdict import verdict
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ Run = Callable[[RawScan, Config, Observer], Reconstruction]
 def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer | None) -> Reconstruction:
     """Reconstruct by ``run``, add the comparison of half scans if configured, and log the verdict.
 
+    A warning says where the positions overlap too little.
+
     The halves start from the same probe and positions as the whole scan, and from a flat object, and pass through the
     same network and refinement; no result of one part enters another.
 
@@ -47,6 +50,9 @@ def with_half_scans(run: Run, scan: RawScan, config: Config, observer: Observer 
     work = partial(_with_halves, run) if config.inference.half_scans else run
     result = work(scan, config, listener)
     if result.metrics is not None:
+        refines_probe = config.refinement.refine_probe and config.refinement.refine_epochs > 0
+        if sentence := overlap_warning(result.metrics.overlap, refines_probe=refines_probe):
+            logger.warning('%s: %s', scan.name, sentence)
         logger.info('%s: %s', scan.name, verdict(result.metrics), extra=RESULT_LINE)
     return result
 
