@@ -71,7 +71,8 @@ class PhotonNoise:
 
 def _folded_normal(offset: Tensor) -> Tensor:
     """Return the mean modulus of a Gaussian of variance 1/4 around ``offset``."""
-    return (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
+    mean: Tensor = (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
+    return mean
 
 
 def _tables(roots: npt.NDArray[np.float64], ratio: float) -> tuple[npt.NDArray[np.float64], ...]:
