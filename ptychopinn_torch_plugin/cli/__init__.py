@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .environment import home_folder, working_folder
+from .environment import home_folder, let_threads_wait, working_folder
 from .signals import Interrupted, StopSignals
 from .streams import prepared_streams
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: the words do not parse (code 2), or help or version were asked for (code 0).
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    let_threads_wait()
     with prepared_streams() as stdout, StopSignals() as signals, home_folder():
         folder = working_folder()
         try:

@@ -38,3 +38,11 @@ def working_folder() -> Path | None:
     except FileNotFoundError:
         os.chdir(os.sep)
         return None
+
+
+def let_threads_wait() -> None:
+    """Let idle threads of torch give up their core, unless the environment says otherwise; call it before its import.
+
+    Threads that keep a core busy while they wait make every operation many times as slow where others use the machine.
+    """
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
 from ..config import ProbeConfig
 from ..errors import InputError
@@ -41,6 +40,8 @@ def smoothed(modes: npt.NDArray[np.complexfloating], sigma: float) -> npt.NDArra
 
     The complex wave is convolved, not its modulus; outside of the array it is taken as zero. The dtype is kept.
     """
+    from scipy.ndimage import gaussian_filter  # few runs need it, and its import takes long
+
     widths = (0.0, sigma, sigma)
     parts = [gaussian_filter(part.astype(np.float64), widths, mode='constant') for part in (modes.real, modes.imag)]
     return np.asarray((parts[0] + 1j * parts[1]).astype(modes.dtype))

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize_scalar
 
 from ..config import KernelChoice, RefinementConfig
 from ..data.scan import RawScan
@@ -109,6 +108,8 @@ def search_geometry(
 
 
 def _best_scale(deviance_of: Callable[[Geometry], float], given: float) -> tuple[Geometry, float]:
+    from scipy.optimize import minimize_scalar  # few runs need it, and its import takes long
+
     low, high = (math.log(scale) for scale in SCALES)
     answer = minimize_scalar(
         lambda value: deviance_of(Geometry(scale=math.exp(value))),

@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
 from ..types import FourierRingCorrelation
 
@@ -105,6 +104,8 @@ def window_of(photons: Real) -> npt.NDArray[np.float64]:
     Args:
         photons: ``(h, w)``, photons on each object pixel.
     """
+    from scipy.ndimage import distance_transform_edt  # few runs need it, and its import takes long
+
     illuminated = photons > 0
     if not illuminated.any():
         return np.zeros(photons.shape)

@@ -2,7 +2,7 @@
 
 With expected counts ``I_j``, measured counts ``n_j`` and the best global scale ``c`` of the amplitudes, the R-factor is
 ``sum |sqrt(n) - c sqrt(I)| / sum sqrt(n)``. Residuals for the statistics are ``r_j = sqrt(n_j) - E sqrt(n_j)``, the
-expectation over photon noise (:mod:`.photon_noise`).
+expectation over photon noise (:mod:`..physics.photon_noise`).
 
 The uncertainty of a pixel ``x`` of the object, for photon noise alone, is the inverse of the diagonal of the Fisher
 information, with the phases of different positions taken as independent::
@@ -29,9 +29,8 @@ variance is added, and the proximal operator of the refinement is applied again:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +40,17 @@ from torch import Tensor
 from ..data.sharding import processes
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..models.physics_step import regularise
-from ..physics.forward import PatternBatch, Simulation, patch_updates, power, simulate
-from ..physics.patches import accumulate_patches, extract_window
+from ..physics.forward import PatternBatch, simulate
+from ..physics.kernels.sums import AmplitudeScales, ResidualSums
+from ..physics.patches import extract_window, split_positions
+from ..physics.photon_noise import PhotonNoise
 from ..physics.probe import illumination, is_illuminated
-from ..physics.propagation import backpropagate
 from ..types import ReconstructionMetrics, ReconstructionState
-from .photon_noise import PhotonNoise
 
 SCALE_POSITIONS = 64
 """Positions that the best scale is computed from, evenly spread: more would not change the R-factor."""
+SCALE_BATCH = 16
+"""Positions in one batch of that computation."""
 SCALE_RANGE = 0.2
 """Largest relative difference between the scale of the smallest R-factor and that of least squares."""
 SMOOTHING_RADIUS_PX = 2
@@ -78,14 +79,13 @@ def measure(
     """
     with torch.inference_mode():
         state = _covering_all_patches(state)
-        scale, photon_scale = _scales(tensors, state)
-        sums = _Sums(tensors, state, scale, photon_scale, smoothing)
-        share = processes().share(tensors.size)
-        batches = np.array_split(np.array(share), math.ceil(len(share) / batch_size)) if share else []
-        for part in _simulated(tensors, state, batches):
-            sums.add(part)
-        sums.sum_over_processes()
-        return sums.metrics()
+        best, photons = _scales(tensors, state)
+        scales = AmplitudeScales(best, photons, PhotonNoise(best / photons, tensors.device))
+        sums = ResidualSums.zeros(state.object_shape, tensors.pattern_shape, tensors.device)
+        for batch in _batches(tensors, state, np.array(processes().share(tensors.size)), batch_size):
+            tensors.kernels.add_residuals(state.object_array, batch, scales, sums)
+        processes().sum([sums.maps, sums.detector, sums.totals])
+        return _Measures(tensors, state, scales, sums, smoothing).metrics()
 
 
 def illuminated_pixels(tensors: ScanTensors, state: ReconstructionState) -> npt.NDArray[np.bool_]:
@@ -102,84 +102,32 @@ def illuminated_pixels(tensors: ScanTensors, state: ReconstructionState) -> npt.
         return _on_grid(is_illuminated(photons), state, tensors.scan.object_shape).astype(np.bool_)
 
 
-class _Part(NamedTuple):
-    """A batch of patterns, measured and simulated."""
-
-    batch: PatternBatch
-    simulation: Simulation
-
-
-class _Sums:
-    """Sums over all patterns."""
+class _Measures:
+    """What the sums over all patterns say."""
 
     def __init__(
-        self, tensors: ScanTensors, state: ReconstructionState, scale: float, photon_scale: float, smoothing: float
+        self,
+        tensors: ScanTensors,
+        state: ReconstructionState,
+        scales: AmplitudeScales,
+        sums: ResidualSums,
+        smoothing: float,
     ) -> None:
         self._tensors = tensors
         self._state = state
-        self._scale = scale
-        self._photon_scale = photon_scale
+        self._scales = scales
         self._smoothing = smoothing
-        self._noise = PhotonNoise(scale / photon_scale, tensors.device)
-        flat = torch.zeros(state.object_shape, device=tensors.device)
-        self._photons, self._squares, self._information = flat.clone(), flat.clone(), flat.clone()
-        self._difference_map, self._measured_map = flat.clone(), flat.clone()
-        self._gradients, self._noise_gradients = flat.clone(), flat.clone()
-        detector = torch.zeros(tensors.pattern_shape, device=tensors.device)
-        self._detector_difference, self._detector_measured, self._detector_noise = (detector.clone() for _ in range(3))
-        self._squared_residual, self._expected_square = 0.0, 0.0
-
-    def add(self, part: _Part) -> None:
-        """Add a batch."""
-        good = self._tensors.good_pixels
-        measured, model = part.batch.amplitudes[0], part.simulation.amplitudes[0]
-        difference = (measured - self._scale * model).abs() * good
-        self._detector_difference += difference.sum(dim=0)
-        self._detector_measured += measured.sum(dim=0)
-        root = self._photon_scale * model
-        self._detector_noise += (self._noise.deviation(root) * good).sum(dim=0)
-        light = power(part.batch.probes[0])
-        self._photons += self._accumulate(light, part)
-        self._squares += self._accumulate(light.square(), part)
-        self._difference_map += self._accumulate(light * difference.sum(dim=(-2, -1), keepdim=True), part)
-        self._measured_map += self._accumulate(light * measured.sum(dim=(-2, -1), keepdim=True), part)
-        self._add_uncertainty(part, root)
-
-    def sum_over_processes(self) -> None:
-        """Add the sums of the other processes, each over its own patterns."""
-        squares = torch.tensor([self._squared_residual, self._expected_square], device=self._tensors.device)
-        maps = [self._photons, self._squares, self._information, self._difference_map, self._measured_map]
-        gradients = [self._gradients, self._noise_gradients]
-        detector = [self._detector_difference, self._detector_measured, self._detector_noise]
-        processes().sum([*maps, *gradients, *detector, squares])
-        self._squared_residual, self._expected_square = squares.tolist()
-
-    def _add_uncertainty(self, part: _Part, root: Tensor) -> None:
-        good = self._tensors.good_pixels
-        waves, probes, expected = part.simulation.waves[0], part.batch.probes[0], part.simulation.expected[0]
-        residual = (part.batch.amplitudes[0] - self._noise.mean(root)) * good
-        variance = self._noise.variance(root) * good
-        chi = backpropagate(waves * (residual / expected.sqrt())[:, None])
-        gradient = patch_updates(chi[None], probes[None])[0]
-        self._gradients += self._accumulate(gradient.real.square() + gradient.imag.square(), part)
-        share = (waves.real.square() + waves.imag.square()) / expected[:, None]
-        light = probes.real.square() + probes.imag.square()
-        noise = (share * variance[:, None]).mean(dim=(-2, -1), keepdim=True)
-        self._noise_gradients += self._accumulate((light * noise).sum(dim=1), part)
-        known = (share * good).mean(dim=(-2, -1), keepdim=True)
-        self._information += self._accumulate((light * known).sum(dim=1), part) * self._photon_scale**2
-        self._squared_residual += float(residual.square().sum())
-        self._expected_square += float(variance.sum())
-
-    def _accumulate(self, patches: Tensor, part: _Part) -> Tensor:
-        return accumulate_patches(patches[None], part.batch.patch_origins, self._state.object_shape)[0]
+        self._photons, self._squares, self._difference_map, self._measured_map = sums.maps[:4]
+        self._gradients, self._noise_gradients, self._information = sums.maps[4:]
+        self._detector_difference, self._detector_measured = sums.detector
+        self._noise, self._squared_residual, self._expected_square = sums.totals.tolist()
 
     def metrics(self) -> ReconstructionMetrics:
         """Return values and maps on the object grid."""
-        photons = self._on_grid(self._photons * self._photon_scale**2)
+        photons = self._on_grid(self._photons * self._scales.photons**2)
         coverage = self._on_grid(is_illuminated(self._photons)).astype(np.bool_)
         photons[~coverage] = 0.0
-        squares = self._on_grid(self._squares * self._photon_scale**4)
+        squares = self._on_grid(self._squares * self._scales.photons**4)
         uncertainty = np.where(coverage, self._on_grid(self._uncertainty()), np.nan).astype(np.float32)
         lit = photons > WELL_LIT * photons[coverage].mean(dtype=np.float64) if coverage.any() else coverage
         overlap = (photons[coverage] ** 3 / squares[coverage]).sum(dtype=np.float64)
@@ -188,9 +136,9 @@ class _Sums:
         expected = self._expected_square
         return ReconstructionMetrics(
             r_factor=float(self._detector_difference.sum(dtype=torch.float64)) / measured,
-            noise_r_factor=float(self._detector_noise.sum(dtype=torch.float64)) / measured,
+            noise_r_factor=self._noise / measured,
             reduced_chi_square=self._squared_residual / expected if expected > 0 else math.nan,
-            scale=self._scale,
+            scale=self._scales.best,
             covered_share=float(coverage.mean(dtype=np.float64)),
             overlap=float(overlap / photons.sum(dtype=np.float64)) if coverage.any() else 0.0,
             uncertainty=float(np.median(uncertainty[lit])) if lit.any() else math.nan,
@@ -246,12 +194,18 @@ def _covering_all_patches(state: ReconstructionState) -> ReconstructionState:
     return replace(state, object_array=window, origin=first)
 
 
-def _simulated(
-    tensors: ScanTensors, state: ReconstructionState, parts: Sequence[npt.NDArray[np.integer]]
-) -> Iterator[_Part]:
-    for indices in parts:
-        batch = tensors.batch(state, indices)
-        yield _Part(batch, simulate(state.object_array[None], batch.probes, batch.patch_origins))
+def _batches(
+    tensors: ScanTensors, state: ReconstructionState, indices: npt.NDArray[np.integer], batch_size: int
+) -> Iterator[PatternBatch]:
+    """Yield the patterns ``indices`` in batches, on a CPU in batches that fit its cache."""
+    if tensors.device.type == 'cpu':
+        batch_size = min(batch_size, max(1, tensors.kernels.batch_bytes // (8 * state.probe.numel())))
+    origins, shifts = split_positions(state.positions, tensors.pattern_shape)
+    origins = origins - torch.tensor(state.origin, device=origins.device)
+    for part in np.array_split(indices, math.ceil(len(indices) / batch_size)) if len(indices) else []:
+        chosen = torch.from_numpy(part).to(tensors.device)
+        probes = tensors.kernels.shift_probes(state.probe, tensors.phase, shifts[chosen], state.intensities[chosen])
+        yield PatternBatch(tensors.amplitudes(part)[None], probes[None], origins[chosen][None], tensors.good_pixels)
 
 
 def _scales(tensors: ScanTensors, state: ReconstructionState) -> tuple[float, float]:
@@ -264,17 +218,31 @@ def _scales(tensors: ScanTensors, state: ReconstructionState) -> tuple[float, fl
     chosen = np.unique(np.linspace(0, size - 1, min(size, SCALE_POSITIONS)).astype(np.int64))
     measured, simulated = [], []
     good = tensors.good_pixels.flatten() > 0
-    for batch, simulation in _simulated(tensors, state, np.array_split(chosen, math.ceil(chosen.size / 16))):
+    for batch in _batches(tensors, state, chosen, SCALE_BATCH):
+        simulation = simulate(state.object_array[None], batch.probes, batch.patch_origins)
         measured.append(batch.amplitudes[0].flatten(1)[:, good].flatten())
         simulated.append(simulation.amplitudes[0].flatten(1)[:, good].flatten())
     m, s = torch.cat(measured), torch.cat(simulated)
     expected = float(s.square().sum(dtype=torch.float64))
     squares = float((m * s).sum(dtype=torch.float64)) / expected
-    ratio, order = (m / s).sort()
-    weight = s[order].cpu().to(torch.float64).cumsum(0)
-    median = float(ratio[int(torch.searchsorted(weight, 0.5 * weight[-1]))])
-    scale = min(max(median, (1 - SCALE_RANGE) * squares), (1 + SCALE_RANGE) * squares)
+    least, most = (1 - SCALE_RANGE) * squares, (1 + SCALE_RANGE) * squares
+    scale = min(max(_weighted_median(m / s, s, least, most), least), most)
     return scale, math.sqrt(float(m.square().sum(dtype=torch.float64)) / expected)
+
+
+def _weighted_median(values: Tensor, weights: Tensor, least: float, most: float) -> float:
+    """Return the median of ``values`` ``(n,)``; a median outside ``least`` to ``most`` is replaced by that limit.
+
+    Only values between the limits are sorted.
+    """
+    below, inside = values < least, (values >= least) & (values <= most)
+    half = 0.5 * float(weights.sum(dtype=torch.float64))
+    before = float(weights[below].sum(dtype=torch.float64))
+    if before >= half:
+        return least
+    ordered, order = values[inside].sort()
+    found = int(torch.searchsorted(weights[inside][order].cpu().to(torch.float64).cumsum(0), half - before))
+    return float(ordered[found]) if found < len(ordered) else most
 
 
 def _smoothed(image: Tensor) -> Tensor:

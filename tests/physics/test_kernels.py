@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 from dataclasses import fields
@@ -19,8 +20,17 @@ from ptychopinn_torch_plugin.physics.kernels import compiled
 from ptychopinn_torch_plugin.physics.kernels.compiled import COMPILED
 from ptychopinn_torch_plugin.physics.kernels.reference import REFERENCE
 from ptychopinn_torch_plugin.physics.kernels.selection import choose_kernels
-from ptychopinn_torch_plugin.physics.kernels.sums import Epoch, Gradients, Kernels, Patterns, RefinedQuantities
+from ptychopinn_torch_plugin.physics.kernels.sums import (
+    AmplitudeScales,
+    Epoch,
+    Gradients,
+    Kernels,
+    Patterns,
+    RefinedQuantities,
+    ResidualSums,
+)
 from ptychopinn_torch_plugin.physics.noise_models import total_deviance
+from ptychopinn_torch_plugin.physics.photon_noise import PhotonNoise
 from ptychopinn_torch_plugin.physics.preconditioner import low_frequency_filter
 from ptychopinn_torch_plugin.physics.propagation import quadratic_phase
 
@@ -205,6 +215,36 @@ def test_input_and_correction_of_the_network(shape: tuple[int, int], real: torch
     found = COMPILED.network_correction(narrow[0], narrow[2], answer.to(real, copy=True), narrow[3], 2)
     for one, two in zip(found, pair, strict=True):
         assert_near(one, two, TOLERANCES[real])
+
+
+@pytest.mark.parametrize('photons', [10.0, 1e6])
+@pytest.mark.parametrize('modes', [1, 3])
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_residuals(shape: tuple[int, int], modes: int, photons: float) -> None:
+    """Pixels lie in the tables of the moments, above them, and far from the mean."""
+    setup = make_setup(shape, modes=modes)
+    experiment = Experiment(setup, 'amplitude', NONE)
+    factor = math.sqrt(photons / float(experiment.amplitudes.square().mean()))
+    batch = PatternBatch(
+        (factor * experiment.amplitudes[None]).float(),
+        (factor * setup.probes).to(torch.complex64),
+        setup.patch_origins,
+        experiment.good.float(),
+    )
+    object_array = setup.object_array[0].to(torch.complex64)
+    scales = AmplitudeScales(0.9, 1.1, PhotonNoise(0.9 / 1.1, torch.device('cpu')))
+    found, expected = (
+        ResidualSums.zeros((object_array.shape[0], object_array.shape[1]), shape, object_array.device) for _ in range(2)
+    )
+    COMPILED.add_residuals(object_array, batch, scales, found)
+    REFERENCE.add_residuals(object_array, batch, scales, expected)
+    for one, two in zip(
+        (*found.maps, *found.detector, *found.totals),
+        (*expected.maps, *expected.detector, *expected.totals),
+        strict=True,
+    ):
+        assert float(two.abs().max()) > 0
+        assert_near(one, two, 2e-5)
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:

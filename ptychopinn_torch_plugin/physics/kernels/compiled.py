@@ -27,10 +27,20 @@ from ..forward import EXPECTED_EPS, PatternBatch
 from ..local_phase import IMAGES
 from ..local_phase import OPAQUE as OPAQUE_PHASE
 from ..noise_models import POISSON_FLOOR
+from ..photon_noise import OFFSET_STEP, STEP, PhotonNoise
 from ..preconditioner import OPAQUE, amplify_low_frequencies
 from ..total_variation import dual_step_sizes
-from . import loops, object_loops
-from .sums import Epoch, Fit, Gradients, Kernels, Patterns, RefinedQuantities
+from . import loops, object_loops, residual_loops
+from .sums import (
+    AmplitudeScales,
+    Epoch,
+    Fit,
+    Gradients,
+    Kernels,
+    Patterns,
+    RefinedQuantities,
+    ResidualSums,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +340,30 @@ def network_correction(
     return correction, last[..., channels:].permute(0, 3, 1, 2)
 
 
+def add_residuals(object_array: Tensor, batch: PatternBatch, scales: AmplitudeScales, sums: ResidualSums) -> None:
+    """Add the residuals of a batch (``B = 1``) with the object ``(h, w)`` complex64 to ``sums``."""
+    tables = scales.noise.tables
+    given = (scales.best, scales.photons, tables.ratio, EXPECTED_EPS)
+    looked_up = (tables.moments.numpy(), STEP, tables.folded_normal.numpy(), OFFSET_STEP)
+    good = batch.good_pixels.contiguous().numpy().reshape(-1)
+    work = np.empty((4, min(WORK_PIXELS, good.size)), good.dtype)
+    rows = np.empty((5, batch.probes.shape[-1]), good.dtype)
+    objects = _as_numpy(object_array)
+    detector = sums.detector.view(2, -1).numpy()
+    for _, probes, amplitudes, origins in _parts(batch):
+        waves = torch.empty_like(probes)
+        loops.exit_waves(objects, probes.numpy(), origins, waves.numpy())
+        waves = torch.fft.fft2(waves)
+        of_pattern, shares = np.empty((len(waves), 5)), np.empty((*waves.shape[:2], 2), good.dtype)
+        results = (detector, of_pattern, shares)
+        residual_loops.compare_waves(_pixels_on_one_axis(waves), amplitudes, good, given, looked_up, work, results)
+        chi = torch.fft.ifft2(waves, norm='forward')
+        residual_loops.add_maps(
+            probes.numpy(), chi.numpy(), origins, of_pattern, shares, scales.photons, rows, sums.maps.numpy()
+        )
+        sums.totals += torch.from_numpy(of_pattern[:, 2:].sum(axis=0))
+
+
 def proximal_point(object_array: Tensor, ratio: Tensor, dual_y: Tensor, dual_x: Tensor, steps: int) -> Tensor:
     """Compute the proximal point of total variation, as :func:`..total_variation.proximal_point`."""
     present = torch.empty_like(object_array)
@@ -355,6 +389,7 @@ COMPILED = Kernels(
     precondition_gradient=precondition_gradient,
     network_input=network_input,
     network_correction=network_correction,
+    add_residuals=add_residuals,
     batch_bytes=BATCH_BYTES,
 )
 
@@ -388,6 +423,8 @@ def _run_all() -> None:
     precondition(wave[None], real[None], wave[None], torch.ones((2, 2)))
     batch = PatternBatch(real[None, None], wave[None, None, None], patterns.patch_origins[None], real)
     fit_gradient(fit(wave[None], batch, 'amplitude', True), batch, 'amplitude', wave[None], None, (2, 2))
+    scales = AmplitudeScales(1.0, 1.0, PhotonNoise(1.0, wave.device))
+    add_residuals(wave, batch, scales, ResidualSums.zeros((2, 2), (2, 2), wave.device))
     precondition_gradient(wave[None], wave[None], real[None], wave[None], torch.ones((2, 2)))
     proximal_point(wave, real, wave.clone(), wave.clone(), 1)
     for kept in (torch.zeros((1, 4, 1, 1)), torch.zeros((1, 1, 1, 12))[..., 8:].permute(0, 3, 1, 2)):

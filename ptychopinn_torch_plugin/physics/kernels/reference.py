@@ -15,17 +15,18 @@ from ..forward import (
     exit_wave_update,
     forward_adjoint,
     object_update,
+    patch_updates,
     power,
     simulate,
 )
 from ..local_phase import network_correction, network_input
 from ..noise_models import DEVIANCES, deviance_slope, total_deviance, update_factor
-from ..patches import extract_patches
+from ..patches import accumulate_patches, extract_patches
 from ..preconditioner import OPAQUE, amplify_low_frequencies, precondition_low_frequencies
 from ..probe import illumination, shift_probe
-from ..propagation import propagate, shift_ramp
+from ..propagation import backpropagate, propagate, shift_ramp
 from ..total_variation import proximal_point
-from .sums import Epoch, Fit, Gradients, Kernels, Patterns
+from .sums import AmplitudeScales, Epoch, Fit, Gradients, Kernels, Patterns, ResidualSums
 
 
 def add_gradients(epoch: Epoch, batches: Iterable[Patterns], total: Gradients) -> None:
@@ -145,6 +146,39 @@ def precondition_gradient(
     return weight * (gradient + 1j * object_array * share), of_object
 
 
+def add_residuals(object_array: Tensor, batch: PatternBatch, scales: AmplitudeScales, sums: ResidualSums) -> None:
+    """Add the residuals of a batch (``B = 1``) with the object ``(h, w)`` complex to ``sums``."""
+    simulation = simulate(object_array[None], batch.probes, batch.patch_origins)
+    good, noise = batch.good_pixels, scales.noise
+    measured, model, expected = batch.amplitudes[0], simulation.amplitudes[0], simulation.expected[0]
+    waves, probes = simulation.waves[0], batch.probes[0]
+    difference = (measured - scales.best * model).abs() * good
+    sums.detector += torch.stack([difference.sum(dim=0), measured.sum(dim=0)])
+    root = scales.photons * model
+    residual = (measured - noise.mean(root)) * good
+    variance = noise.variance(root) * good
+    totals = [noise.deviation(root) * good, residual.square(), variance]
+    sums.totals += torch.stack([values.sum(dtype=sums.totals.dtype) for values in totals])
+
+    chi = backpropagate(waves * (residual / expected.sqrt())[:, None])
+    gradient = patch_updates(chi[None], batch.probes)[0]
+    share = (waves.real.square() + waves.imag.square()) / expected[:, None]
+    modes = probes.real.square() + probes.imag.square()
+    light = modes.sum(dim=1)
+    patches = [
+        light,
+        light.square(),
+        light * difference.sum(dim=(-2, -1), keepdim=True),
+        light * measured.sum(dim=(-2, -1), keepdim=True),
+        gradient.real.square() + gradient.imag.square(),
+        (modes * (share * variance[:, None]).mean(dim=(-2, -1), keepdim=True)).sum(dim=1),
+        (modes * (share * good).mean(dim=(-2, -1), keepdim=True)).sum(dim=1) * scales.photons**2,
+    ]
+    shape = (object_array.shape[0], object_array.shape[1])
+    origins = batch.patch_origins.expand(len(patches), -1, -1)
+    sums.maps += accumulate_patches(torch.stack(patches), origins, shape)
+
+
 REFERENCE = Kernels(
     description='torch',
     add_gradients=add_gradients,
@@ -158,5 +192,6 @@ REFERENCE = Kernels(
     precondition_gradient=precondition_gradient,
     network_input=network_input,
     network_correction=network_correction,
+    add_residuals=add_residuals,
     batch_bytes=2**20,
 )

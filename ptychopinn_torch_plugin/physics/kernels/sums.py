@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..forward import PatternBatch
 from ..patches import position_dtype
+from ..photon_noise import PhotonNoise
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,39 @@ class Fit(NamedTuple):
     """Far-field waves in parts, as the derivative needs them."""
 
 
+@dataclass(eq=False)
+class ResidualSums:
+    """Sums over patterns of what the metrics are computed from."""
+
+    maps: Tensor
+    """On the object array, ``(7, h, w)`` real: photons, squared photons of a position, differences and measured
+    amplitudes weighted by the photons, squared object gradients, those of photon noise, and the information."""
+    detector: Tensor
+    """Differences of the amplitudes, and measured amplitudes, ``(2, H, W)`` real, zero frequency at the corner."""
+    totals: Tensor
+    """Differences expected of photon noise, squared residuals and expected ones, ``(3,)`` real."""
+
+    @classmethod
+    def zeros(cls, object_shape: tuple[int, int], pattern_shape: tuple[int, int], device: torch.device) -> ResidualSums:
+        """Return sums over no pattern."""
+        return cls(
+            maps=torch.zeros((7, *object_shape), device=device),
+            detector=torch.zeros((2, *pattern_shape), device=device),
+            totals=torch.zeros(3, dtype=position_dtype(device), device=device),
+        )
+
+
+class AmplitudeScales(NamedTuple):
+    """How expected amplitudes are compared with measured ones."""
+
+    best: float
+    """Factor of the smallest R-factor."""
+    photons: float
+    """Factor at which as many photons are expected as were measured."""
+    noise: PhotonNoise
+    """Moments of the measured amplitudes."""
+
+
 class Kernels(NamedTuple):
     """One implementation."""
 
@@ -147,5 +181,7 @@ class Kernels(NamedTuple):
     """Compute the input of the unrolled network: :func:`~..local_phase.network_input`."""
     network_correction: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     """Compute the correction of the object and the memory: :func:`~..local_phase.network_correction`."""
+    add_residuals: Callable[[Tensor, PatternBatch, AmplitudeScales, ResidualSums], None]
+    """Add the residuals of a batch with the object ``(h, w)`` to the sums; see :mod:`...metrics.residuals`."""
     batch_bytes: int
     """Bytes of complex exit waves in one batch on a CPU: more would not stay in its cache."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.metrics.photon_noise import LARGEST_ROOT, PhotonNoise
+from ptychopinn_torch_plugin.physics.photon_noise import LARGEST_ROOT, PhotonNoise
 
 DRAWS = 400_000
 

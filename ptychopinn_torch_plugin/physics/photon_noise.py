@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,6 +14,20 @@ from torch import Tensor
 LARGEST_ROOT = 20.0
 """Square root of the counts up to which sums over the Poisson distribution are tabulated; above, it is a Gaussian."""
 STEP = 0.05
+LARGEST_OFFSET = 3.0
+"""Mean of a Gaussian of variance 1/4 from which on its mean modulus is the mean itself, to 1e-9."""
+OFFSET_STEP = 0.005
+
+
+class NoiseTables(NamedTuple):
+    """Moments of ``sqrt(n)`` at multiples of a step, float32 on the CPU."""
+
+    moments: Tensor
+    """Mean, variance and deviation at multiples of ``STEP``, ``(n, 3)``."""
+    folded_normal: Tensor
+    """Mean modulus of a Gaussian of variance 1/4 around multiples of ``OFFSET_STEP``, ``(n,)``."""
+    ratio: float
+    """The deviation is measured from ``ratio * root``."""
 
 
 class PhotonNoise:
@@ -42,8 +59,20 @@ class PhotonNoise:
     def deviation(self, root: Tensor) -> Tensor:
         """Return ``E |sqrt(n) - ratio root|``; for many counts that of a Gaussian of variance 1/4 (folded normal)."""
         offset = (1.0 - self._ratio) * root - 0.125 / root.clamp_min(1.0)
-        gaussian = (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
-        return torch.where(root < LARGEST_ROOT, _look_up(self._deviation, root), gaussian)
+        return torch.where(root < LARGEST_ROOT, _look_up(self._deviation, root), _folded_normal(offset))
+
+    @functools.cached_property
+    def tables(self) -> NoiseTables:
+        """The same moments, as compiled loops look them up."""
+        moments = torch.stack([self._mean, self._variance, self._deviation], dim=1)
+        offsets = torch.arange(0.0, LARGEST_OFFSET + 2 * OFFSET_STEP, OFFSET_STEP, dtype=torch.float64)
+        return NoiseTables(moments.cpu(), _folded_normal(offsets).float(), self._ratio)
+
+
+def _folded_normal(offset: Tensor) -> Tensor:
+    """Return the mean modulus of a Gaussian of variance 1/4 around ``offset``."""
+    mean: Tensor = (2 * np.pi) ** -0.5 * torch.exp(-2 * offset.square()) + offset * torch.erf(2**0.5 * offset)
+    return mean
 
 
 def _tables(roots: npt.NDArray[np.float64], ratio: float) -> tuple[npt.NDArray[np.float64], ...]:
