@@ -211,3 +211,18 @@ def test_a_refinement_continues_from_the_object_of_the_product() -> None:
     assert halves[0].frc is not None
     assert halves[1].frc is not None
     np.testing.assert_allclose(halves[0].frc.correlation, halves[1].frc.correlation, atol=1e-3)
+
+
+@pytest.mark.parametrize(('count', 'is_verified'), [(7, False), (8, True)])
+def test_eight_patterns_are_enough_to_verify_a_result(
+    count: int, caplog: pytest.LogCaptureFixture, *, is_verified: bool
+) -> None:
+    scan, _ = make_scan(rows=3)
+    config = parse_config({'refinement': {'refine_epochs': 2, 'refine_positions': False}})
+    with caplog.at_level(logging.INFO):
+        metrics = refine(scan.select(np.arange(count)), config).metrics
+    assert metrics is not None
+    assert (metrics.credibility is not None) == is_verified
+    assert (
+        f'test scan has {count} patterns, too few to verify the result: 8 are needed.' in caplog.text
+    ) != is_verified

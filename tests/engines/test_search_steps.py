@@ -243,3 +243,37 @@ def test_suspects_differ_from_their_neighbours_by_a_fifth() -> None:
     assert rows
     few = position_search._suspects(np.array([1.0, 1.0, 5.0]), positions[:3])
     assert few.tolist() == [2]
+
+
+def test_the_refinements_of_the_position_search(
+    truth: tuple[RawScan, ReconstructionState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One coarse refinement, then two rounds of two; positions only, with the likelihood that was configured."""
+    scan, state = truth
+    configs: list[RefinementConfig] = []
+    sizes: list[int] = []
+
+    def recorded(
+        scan: RawScan, config: RefinementConfig, _device: torch.device, _should_stop: object, _kernels: object
+    ) -> ReconstructionState:
+        configs.append(config)
+        sizes.append(scan.size)
+        return replace(state, positions=torch.from_numpy(scan.positions))
+
+    monkeypatch.setattr(position_search, '_refined', recorded)
+    given = RefinementConfig(
+        search_positions=1.5, likelihood='poisson', smoothing=3.0, refine_intensity=True, refine_positions=False
+    )
+    found = position_search.search_positions(scan, given, CPU, lambda: False)
+    assert found.shape == scan.positions.shape
+    assert [config.refine_epochs for config in configs] == [120, 30, 30, 30, 30]
+    assert [config.positions_start for config in configs] == [3, 5, 5, 5, 5]
+    for config in configs:
+        assert (config.smoothing, config.refine_intensity, config.refine_geometry) == (0.0, False, False)
+        assert (config.refine_positions, config.likelihood) == (True, 'poisson')
+    assert sizes[0] == sizes[1] == sizes[3] == scan.size
+    assert max(sizes[2], sizes[4]) < scan.size
+    configs.clear()
+    stopped = position_search.search_positions(scan, given, CPU, lambda: True)
+    assert len(configs) == 1
+    np.testing.assert_allclose(stopped, scan.positions)

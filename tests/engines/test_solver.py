@@ -176,7 +176,7 @@ def test_bad_pixels_and_batches_and_photons() -> None:
     mask[14:16, 3:20] = True
     scan, truth = make_scan(dtype='float32', bad_pixels=mask)
     scan.counts[:, mask] = np.nan
-    config = settings(refine_epochs=40, refine_positions=False)
+    config = settings(refine_epochs=40, refine_positions=False, stop_when_done=False)
     whole = refine(scan, config)
     parts = refine(scan, config.model_copy(update={'inference': config.inference.model_copy(update={'batch_size': 7})}))
     np.testing.assert_allclose(whole.object_array, parts.object_array, atol=5e-3)

@@ -85,6 +85,8 @@ class Result:
     killed: Counter[str]
     timed_out: int
     survivors: list[Mutant]
+    failing: set[tuple[str, ...]]
+    """Tests that fail without a mutant: their modules are left out."""
 
 
 def main() -> int:
@@ -110,7 +112,7 @@ def main() -> int:
     if not options.only:
         SECTION.write_text(text, encoding='utf-8')
         renew_document(text)
-    return 0
+    return 1 if result.failing else 0
 
 
 def copy_tree(folder: Path) -> None:
@@ -135,16 +137,20 @@ def run(options: argparse.Namespace, deadline: float) -> Result:
     random.Random(options.seed).shuffle(specs)  # noqa: S311 - a sample, not a secret
     for name in PRELOADED:
         importlib.import_module(name)
-    result = Result(0, len(specs), Counter(), 0, [])
+    result = Result(0, len(specs), Counter(), 0, [], set())
     limits: dict[tuple[str, ...], float] = {}
     for mutant in mutants(specs):
         if result.drawn == options.mutants or time.monotonic() > deadline:
             break
         path, tests = Path(mutant.module), tests_of(Path(mutant.module))
+        if tests in result.failing:
+            continue
         if tests not in limits:
             begun = time.monotonic()
             if outcome(tests, 600) != 0:
-                raise SystemExit(f'These tests fail or hang without a mutant: {" ".join(tests)}.')
+                print(f'These tests fail or hang without a mutant: {" ".join(tests)}', file=sys.stderr, flush=True)
+                result.failing.add(tests)
+                continue
             took = time.monotonic() - begun
             limits[tests] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * took)
             print(f'{took:.1f} s without a mutant: {" ".join(tests)}', file=sys.stderr, flush=True)
@@ -299,6 +305,9 @@ def document(result: Result, seed: int) -> str:
         '| room | killed | survived |',
         '| --- | --- | --- |',
     ]
+    if failing := sorted({name for tests in result.failing for name in tests}):
+        sentence = f'One of these tests fails without a mutant, so their modules are left out: {", ".join(failing)}.'
+        lines[-2:-2] = [sentence, '']
     survived = Counter(room(Path(one.module)) for one in result.survivors)
     lines += [
         f'| {name} | {result.killed[name]} | {survived[name]} |' for name in sorted(result.killed.keys() | survived)
@@ -308,9 +317,10 @@ def document(result: Result, seed: int) -> str:
         for one in sorted(result.survivors):
             name = one.module.removeprefix(f'{PACKAGE}/')
             lines.append(f'| {name}:{one.line} | {code_cell(one.before)} | {code_cell(one.after)} |')
-    lines += ['', 'Equivalent mutants, which no test can kill, are left out of the sample:', '']
-    lines += ['| module | before | after | reason |', '| --- | --- | --- | --- |']
-    for entry in json.loads(EQUIVALENT.read_text(encoding='utf-8')):
+    if equivalent := json.loads(EQUIVALENT.read_text(encoding='utf-8')):
+        lines += ['', 'Equivalent mutants, which no test can kill, are left out of the sample:', '']
+        lines += ['| module | before | after | reason |', '| --- | --- | --- | --- |']
+    for entry in equivalent:
         name = entry['module'].removeprefix(f'{PACKAGE}/')
         lines.append(f'| {name} | {code_cell(entry["before"])} | {code_cell(entry["after"])} | {entry["reason"]} |')
     return '\n'.join(lines) + '\n'

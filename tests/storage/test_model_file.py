@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from ptychopinn_torch_plugin.config import Config, parse_config
 from ptychopinn_torch_plugin.errors import ModelFileError
+from ptychopinn_torch_plugin.storage import model_file
 from ptychopinn_torch_plugin.storage.atomic import write_atomically
 from ptychopinn_torch_plugin.storage.model_file import (
     HEADER_KEY,
     TrainedModel,
     load_model,
+    package_versions,
     read_model_header,
     save_model,
 )
@@ -148,3 +151,19 @@ def test_the_whole_configuration_comes_back(tmp_path: Path) -> None:
     config = parse_config({'data': {'group_size': 9}, 'training': {'seed': 4}, 'inference': {'steps': 12}})
     save_model(tmp_path / 'm.safetensors', untrained_model(config))
     assert load_model(tmp_path / 'm.safetensors').config == config != Config()
+
+
+def test_the_versions_of_packages_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == 'ptychodus':
+            raise PackageNotFoundError(name)
+        return f'{name} 1.0'
+
+    monkeypatch.setattr(model_file, 'version', version)
+    assert package_versions() == {
+        'ptychopinn_torch_plugin': 'ptychopinn_torch_plugin 1.0',
+        'torch': 'torch 1.0',
+        'lightning': 'lightning 1.0',
+        'numpy': 'numpy 1.0',
+        'ptychodus': 'not installed',
+    }
