@@ -1,7 +1,7 @@
 """Make the pictures of the window and of a report in ``docs/images``: ``make pictures``.
 
 A scan is simulated, and the real window trains on it and reconstructs it by its own buttons, without a screen, at
-1280 x 800 and 1920 x 1080 pixels; Chromium draws the report. Takes two minutes on two idle cores. Pictures
+1280 x 800 and 1920 x 1080 pixels; Chromium draws the report. Takes four minutes on two idle cores. Pictures
 that are larger than they should be, because the window has no room for its contents, are named.
 """
 
