@@ -322,7 +322,7 @@ def test_the_groups_of_a_container_say_what_is_trained_on(
         results = workflows._train_with_lightning(container, None, quick)
     assert results['config'].data.group_size == 4
     assert 'The groups of the container have 4 positions' in caplog.text
-    assert '(12 positions)' in caplog.text
+    assert '(12 patterns)' in caplog.text
 
 
 def test_several_scans_train_one_model(quick: Config, small_scan: Known) -> None:
@@ -572,4 +572,4 @@ def test_a_given_scale_reaches_training_and_reconstruction(small_scan: Known, st
 def test_a_subsample_is_trained_on(small_scan: Known, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         workflows.train_cdi_model_torch(small_scan[0], None, changed(data={'subsample': 20}))
-    assert '(20 positions)' in caplog.text
+    assert '(20 patterns)' in caplog.text
