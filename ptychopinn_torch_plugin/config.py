@@ -441,7 +441,7 @@ class RefinementConfig(_Frozen):
         'Smoothing',
         'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. -1 '
         'computes it from the photons on the object and writes it into the log; 0 does not smooth.',
-        unit='photons; -1: automatic, 0: off',
+        unit='photons',
         ge=-1.0,
         le=1e6,
     )

@@ -40,6 +40,7 @@ from PyQt5.QtWidgets import (
 from ptychopinn_torch_plugin.config import Config
 from ptychopinn_torch_plugin.errors import InputError, ModelNotLoadedError
 from ptychopinn_torch_plugin.host import runs as runs_module
+from ptychopinn_torch_plugin.host.panel.fields import RealField
 from ptychopinn_torch_plugin.host.panel.fold import Fold
 from ptychopinn_torch_plugin.host.panel.layout import shown_fields
 from ptychopinn_torch_plugin.host.panel.page import SettingsPage
@@ -152,6 +153,8 @@ def test_panel_of_refine_shows_what_it_uses(window: Window) -> None:
     window.select(REFINE)
     found = fields(window.panel())
     assert 'Refine the probe:' in found
+    smoothing = found['Smoothing:']
+    assert isinstance(smoothing, RealField) and smoothing.text() == 'automatic'
     assert not any('Steps at inference' in label or 'training' in label for label in found)
     assert window.processing._actions_view.reconstruct_button.text() == 'Reconstruct'
     assert window.processing._actions_view.train_button.isHidden()
@@ -460,6 +463,7 @@ def test_a_training_shows_the_object_beside_its_losses(
     folder.mkdir()
     dialogs, view = window.processing._file_dialog_factory, window.view.processing_status_view
     monkeypatch.setattr(dialogs, 'get_existing_directory_path', lambda *_args, **_kwargs: folder)
+    load_workflow(window, workflow_folder)
     index = load_workflow(window, workflow_folder)
     window.select(KEYS[0])
     monitor = window.model.processing_core.processing_api.task_monitor

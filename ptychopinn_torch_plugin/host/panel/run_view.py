@@ -196,8 +196,9 @@ class RunView(Observer):
         if progress is None or progress.preview is None:
             view.axes.set_subplotspec(GridSpec(1, 1, figure=view.figure)[0, 0])
             return
-        grid = GridSpec(2, 3, figure=view.figure, hspace=0.3)
-        view.axes.set_subplotspec(grid[:, :2])
+        view.axes.set_subplotspec(GridSpec(2, 3, figure=view.figure)[:, :2])
+        # The title above the losses needs the whole width.
+        grid = GridSpec(2, 3, figure=view.figure, hspace=0.3, top=0.8)
         grey = grey_picture(progress.preview)
         width = progress.preview.shape[1]
         for row, (name, image) in enumerate((('Amplitude', grey[:, :width]), ('Phase', grey[:, width:]))):
