@@ -163,7 +163,7 @@ def test_training_passes_progress_losses_and_log_on(
     assert TrainOutput((LossValue(1, 0.5),), (LossValue(1, 0.75),), 5) in outputs
     assert list(outputs[-1].training_loss) == [LossValue(1, 0.5), LossValue(2, 0.25)]
     assert list(outputs[-1].validation_loss) == [LossValue(1, 0.75)]
-    assert ('ptychopinn_torch_plugin.training', logging.WARNING, 'a word from the worker') in caplog.record_tuples
+    assert ('ptychopinn_torch_plugin', logging.WARNING, 'a word from the worker') in caplog.record_tuples
 
 
 def test_stopped_training_keeps_the_model_written_on_stop(
