@@ -215,6 +215,11 @@ def engine_imports(signals: StopSignals) -> Iterator[None]:
             raise missing(error) from error
         except MemoryError as error:
             raise missing(error) from error
+        except SystemError as error:
+            # Memory ran out while a compiled module was made, which gave Python no reason.
+            if 'without exception set' not in str(error):
+                raise
+            raise missing(MemoryError(str(error))) from error
     signals.check()
 
 
