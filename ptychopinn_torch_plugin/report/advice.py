@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..config import Config
+from ..metrics.overlap import overlap_warning
 from ..metrics.verdict import NEAR_NOISE
 
 MOVED_PX: Final = 0.3
 """Mean movement of the positions, in pixels, from which on it is mentioned as more than a correction."""
-LEAST_OVERLAP: Final = 4.0
-"""Positions per pixel below which a reconstruction is not well determined."""
 NOISY: Final = 0.2
 """Uncertainty of a pixel above which the object is called noisy."""
 STILL_FALLING: Final = 0.01
@@ -75,8 +74,11 @@ def _of_object(facts: Mapping[str, Any], config: Config) -> list[str]:
     metrics, found = facts['metrics'], []
     if metrics is None:
         return []
-    if metrics['overlap'] is not None and metrics['overlap'] < LEAST_OVERLAP:
-        found.append(f'Only {metrics["overlap"]:.1f} positions illuminate a pixel on average: a finer scan is better.')
+    refines_probe = config.refinement.refine_epochs > 0 and config.refinement.refine_probe
+    if metrics['overlap'] is not None and (
+        sentence := overlap_warning(metrics['overlap'], refines_probe=refines_probe)
+    ):
+        found.append(sentence)
     if metrics['uncertainty'] is not None and metrics['uncertainty'] > NOISY:
         found.append(
             f'The object is noisy: a pixel is uncertain by {metrics["uncertainty"]:.2g} of the incident amplitude. '

@@ -404,13 +404,15 @@ def test_an_inspection_can_be_stopped_and_no_product_is_named(window: Window, wo
     assert box.isHidden()
 
 
+def fail(_job: Job) -> Generator[Message, None, None]:
+    """Run as a worker that refuses the patterns."""
+    yield Heartbeat()
+    raise InputError('The patterns cannot be used: crop them.')
+
+
 def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
     window: Window, workflow_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_job: Job) -> Generator[Message, None, None]:
-        yield Heartbeat()
-        raise InputError('The patterns cannot be used: crop them.')
-
     monkeypatch.setattr(runs_module, 'run_job', FakeWorker(fail))
     index = load_workflow(window, workflow_folder)
     window.select(REFINE)
@@ -428,10 +430,6 @@ def test_a_failed_run_opens_a_dialog_and_dumps_no_arrays(
 def test_after_a_failure_the_product_that_was_to_be_reconstructed_is_selected_again(
     window: Window, workflow_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_job: Job) -> Generator[Message, None, None]:
-        yield Heartbeat()
-        raise InputError('The patterns cannot be used: crop them.')
-
     monkeypatch.setattr(runs_module, 'run_job', FakeWorker(fail))
     index = load_workflow(window, workflow_folder)
     window.select(REFINE)

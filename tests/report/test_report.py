@@ -252,7 +252,7 @@ def test_advice_names_a_bad_fit_and_an_unfinished_run(made: Made) -> None:
     bad = replace(result, metrics=replace(result.metrics, reduced_chi_square=30.0, overlap=1.2, uncertainty=0.5))
     advice = facts_of(bad, run)['advice']
     assert 'inspect' in advice[0]
-    assert any('Only 1.2 positions' in sentence for sentence in advice)
+    assert any('1.2 positions illuminate a pixel' in sentence for sentence in advice)
     assert any('is noisy' in sentence for sentence in advice)
 
 
