@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import multiprocessing
 import os
 import re
@@ -48,6 +49,19 @@ def test_training_lowers_the_loss_on_held_out_positions(model_type: str, likelih
     model = load_model(path)
     assert [record.validation for record in model.losses] == validation
     assert reconstruct(scan, model, parse_config({'refinement': {'refine_epochs': 1}})).losses == model.losses
+
+
+def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    class Counter(Recorder):
+        def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+            super().on_losses(epoch, training, validation)
+            gc.collect()
+            counts.append(sum(issubclass(type(one), Tensor) for one in gc.get_objects()))
+
+    counts: list[int] = []
+    scan, _ = make_scan()
+    train([scan], small(training={'epochs': 5, 'probe_trainable': True}), tmp_path, Counter())
+    assert counts[4] == counts[3] == counts[2]
 
 
 def test_same_seed_same_model(tmp_path: Path) -> None:
