@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,6 +92,16 @@ def test_gradcheck(kernels: Kernels) -> None:
         return fit(kernels, objects, batch, 'amplitude', needs_update=True)
 
     assert torch.autograd.gradcheck(both, (objects,))
+
+
+@KERNELS
+def test_the_memory_is_freed(kernels: Kernels) -> None:
+    objects, batch = make_batch((8, 8), 1)
+    update, deviance = fit(kernels, objects.requires_grad_(), batch, 'amplitude', needs_update=True)
+    (update.abs().sum() + deviance).backward()
+    outputs = [weakref.ref(update), weakref.ref(deviance)]
+    del update, deviance
+    assert [output() for output in outputs] == [None, None]
 
 
 @PRECISIONS

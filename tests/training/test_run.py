@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import multiprocessing
 import os
 import re
@@ -20,6 +21,7 @@ from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.engines.pipeline import reconstruct
 from ptychopinn_torch_plugin.errors import ConfigurationError, InputError, OutputError, TrainingError
 from ptychopinn_torch_plugin.models.base import Generator
+from ptychopinn_torch_plugin.observer import SilentObserver
 from ptychopinn_torch_plugin.physics.kernels.sums import Kernels
 from ptychopinn_torch_plugin.signals import RUN_STOP_SIGNALS
 from ptychopinn_torch_plugin.storage.model_file import load_model
@@ -48,6 +50,22 @@ def test_training_lowers_the_loss_on_held_out_positions(model_type: str, likelih
     model = load_model(path)
     assert [record.validation for record in model.losses] == validation
     assert reconstruct(scan, model, parse_config({'refinement': {'refine_epochs': 1}})).losses == model.losses
+
+
+def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    class Counter(SilentObserver):
+        def on_losses(self, epoch: int, training: float, validation: float | None) -> None:
+            tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+            counts.append(sum(one.is_complex() for one in tensors))  # waves and objects, not weights
+
+    counts: list[int] = []
+    scan, _ = make_scan()
+    gc.disable()
+    try:
+        train([scan], small(), tmp_path, Counter())
+    finally:
+        gc.enable()
+    assert counts[2] == counts[1], counts
 
 
 def test_same_seed_same_model(tmp_path: Path) -> None:

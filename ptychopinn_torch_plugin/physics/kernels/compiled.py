@@ -113,7 +113,7 @@ def fit(object_array: Tensor, batch: PatternBatch, likelihood: str, needs_update
 
 
 def fit_gradient(
-    found: Fit,
+    fit_waves: tuple[Tensor, ...],
     batch: PatternBatch,
     likelihood: str,
     of_update: Tensor | None,
@@ -126,7 +126,7 @@ def fit_gradient(
     work = np.empty((2, min(WORK_PIXELS, good.size)), good.dtype)
     directions = None if of_update is None else _as_numpy(of_update)
     gradient = batch.probes.new_zeros((len(batch.probes), *shape))
-    for (number, probes, amplitudes, origins), waves in zip(_parts(batch), found.waves, strict=True):
+    for (number, probes, amplitudes, origins), waves in zip(_parts(batch), fit_waves, strict=True):
         towards = torch.zeros_like(waves)
         if directions is not None:
             loops.exit_waves(directions[number], probes.numpy(), origins, towards.numpy())
@@ -422,7 +422,7 @@ def _run_all() -> None:
         add_gradients(epoch, [patterns], Gradients.zeros(epoch, 1))
     precondition(wave[None], real[None], wave[None], torch.ones((2, 2)))
     batch = PatternBatch(real[None, None], wave[None, None, None], patterns.patch_origins[None], real)
-    fit_gradient(fit(wave[None], batch, 'amplitude', True), batch, 'amplitude', wave[None], None, (2, 2))
+    fit_gradient(fit(wave[None], batch, 'amplitude', True).waves, batch, 'amplitude', wave[None], None, (2, 2))
     scales = AmplitudeScales(1.0, 1.0, PhotonNoise(1.0, wave.device))
     add_residuals(wave, batch, scales, ResidualSums.zeros((2, 2), (2, 2), wave.device))
     precondition_gradient(wave[None], wave[None], real[None], wave[None], torch.ones((2, 2)))

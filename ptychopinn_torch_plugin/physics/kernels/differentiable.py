@@ -60,7 +60,7 @@ class _Fit(torch.autograd.Function):
         update = object_array.new_empty(0) if found.update is None else found.update
         if ctx.needs_input_grad[0]:
             ctx.kernels, ctx.batch, ctx.likelihood = kernels, batch, likelihood
-            ctx.found = found._replace(update=None)  # an output, kept here, would never be freed
+            ctx.waves = found.waves  # and no output: the context is a part of it, so neither would be freed
             ctx.shape = (object_array.shape[-2], object_array.shape[-1])
         return update, found.deviance
 
@@ -72,7 +72,7 @@ class _Fit(torch.autograd.Function):
         if of_update is None and of_deviance is None:
             return None, *nothing
         return ctx.kernels.fit_gradient(
-            ctx.found, ctx.batch, ctx.likelihood, of_update, of_deviance, ctx.shape
+            ctx.waves, ctx.batch, ctx.likelihood, of_update, of_deviance, ctx.shape
         ), *nothing
 
 

@@ -99,7 +99,7 @@ def fit(object_array: Tensor, batch: PatternBatch, likelihood: str, needs_update
 
 
 def fit_gradient(
-    found: Fit,
+    fit_waves: tuple[Tensor, ...],
     batch: PatternBatch,
     likelihood: str,
     of_update: Tensor | None,
@@ -111,7 +111,7 @@ def fit_gradient(
     With the waves ``v`` of ``of_update`` and ``s = Re sum_m v_m* psi_m`` it is
     ``A^H(q v_m + 2 (q' s + of_deviance D') psi_m)``, where ``A`` maps an object to its waves.
     """
-    waves, good = found.waves[0], batch.good_pixels
+    waves, good = fit_waves[0], batch.good_pixels
     expected = power(waves) + EXPECTED_EPS
     slope = torch.zeros_like(expected)
     if of_deviance is not None:

@@ -171,9 +171,12 @@ class Kernels(NamedTuple):
     fit: Callable[[Tensor, PatternBatch, str, bool], Fit]
     """Compare objects ``(B, h, w)`` with a batch by a likelihood of :data:`~..noise_models.DEVIANCES`; the last
     argument requests the object update."""
-    fit_gradient: Callable[[Fit, PatternBatch, str, Tensor | None, Tensor | None, tuple[int, int]], Tensor]
-    """Compute the derivative with respect to the objects ``(B, h, w)`` from those with respect to the update
-    ``(B, h, w)`` and to the deviance (scalar), either of them None for zero; the last argument is ``(h, w)``."""
+    fit_gradient: Callable[
+        [tuple[Tensor, ...], PatternBatch, str, Tensor | None, Tensor | None, tuple[int, int]], Tensor
+    ]
+    """Compute the derivative of ``fit`` with respect to the objects ``(B, h, w)`` from its waves, the batch, the
+    likelihood, and the derivatives with respect to the update ``(B, h, w)`` and to the deviance (scalar), either of
+    them None for zero; the last argument is ``(h, w)``."""
     precondition_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """Compute the derivatives of ``precondition`` with respect to the update and the object from that with respect to
     its result, which comes before the arguments of ``precondition``."""
