@@ -64,7 +64,7 @@ _FOLD_OF_SETTING: Final[Mapping[Setting, str]] = {
 }
 
 _WITHOUT_NETWORK: Final = frozenset(
-    {'batch_size', 'preview_interval', 'half_scans', 'accelerator', 'threads', 'devices', 'verify'}
+    {'batch_size', 'preview_interval', 'half_scans', 'accelerator', 'threads', 'devices', 'verify', 'calibrate'}
 )
 """Inference settings that have an effect without a network."""
 
