@@ -38,9 +38,14 @@ def coarse_scan(scan: RawScan) -> tuple[RawScan, npt.NDArray[np.float64]]:
 
 def compact_part(scan: RawScan, limit: int) -> RawScan:
     """Return at most about ``limit`` neighbouring positions in the middle of the scan; all of a smaller scan."""
+    return scan if scan.size <= limit else scan.select(compact_numbers(scan, limit))
+
+
+def compact_numbers(scan: RawScan, limit: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of the positions of :func:`compact_part`, ``(k,)``, ascending."""
     if scan.size <= limit:
-        return scan
+        return np.arange(scan.size)
     centre = scan.positions.mean(axis=0)
     windows = compact_windows(scan.positions, limit)
     inside = min(windows, key=lambda part: float(np.abs(scan.positions[part].mean(axis=0) - centre).sum()))
-    return scan.select(np.sort(inside))
+    return np.sort(inside)

@@ -42,6 +42,7 @@ from .probe_selection import prefers
 from .progress import ProgressReporter, on_object_grid, plan_stages
 from .solver import Solver
 from .stopping_rule import StoppingRule
+from .uncertainty_calibration import LEAST_CALIBRATED, calibration_factor
 from .verification import LEAST_VERIFIED, verified_epochs, verify
 
 logger = logging.getLogger(__name__)
@@ -284,6 +285,8 @@ def _result(
     metrics = None
     try:
         metrics = _in_batches(work, tensors, config, progress, METRICS)
+        if config.inference.calibrate and losses and network_object is None and not progress.should_stop():
+            metrics = _calibrated(metrics, tensors, state, config, progress, len(losses), smoothing)
         progress.advance()
     except MemoryLimitError as error:
         logger.warning('%s The reconstruction is complete, without metrics.', error)
@@ -300,6 +303,41 @@ def _result(
         progress.finish()
     object_array = np.where(coverage, reconstruction.object_array, np.complex64(1.0))
     return replace(reconstruction, object_array=object_array, coverage=coverage, metrics=metrics)
+
+
+def _calibrated(
+    metrics: ReconstructionMetrics,
+    tensors: ScanTensors,
+    state: ReconstructionState,
+    config: Config,
+    progress: ProgressReporter,
+    epochs: int,
+    smoothing: float,
+) -> ReconstructionMetrics:
+    """Return ``metrics`` with the uncertainty scaled by its calibration, which every process computes alone.
+
+    Unchanged where patterns are too few, the run is stopped or memory is not enough; the log says the last.
+    """
+    if tensors.size < LEAST_CALIBRATED:
+        return metrics
+    refinement = config.refinement.model_copy(update={'refine_epochs': epochs, 'smoothing': smoothing})
+    kernels = config.execution.kernels
+    try:
+        with working_as(Processes()):
+            factor = calibration_factor(tensors.scan, state, refinement, tensors.device, progress.should_stop, kernels)
+    except (MemoryError, MemoryLimitError, RuntimeError) as error:
+        if not (isinstance(error, MemoryLimitError) or is_out_of_memory(error)):
+            raise
+        logger.warning('The calibration of the uncertainty ran out of memory. The uncertainty map is not calibrated.')
+        return metrics
+    if not factor > 0:
+        return metrics
+    logger.debug('The uncertainty is multiplied by %.3g: patterns drawn from the result had this error.', factor)
+    return replace(
+        metrics,
+        uncertainty=metrics.uncertainty * factor,
+        uncertainty_map=(metrics.uncertainty_map * factor).astype(np.float32),
+    )
 
 
 def _credibility(

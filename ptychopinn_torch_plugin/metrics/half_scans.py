@@ -114,11 +114,12 @@ def _once(config: Config) -> Config:
 
 
 def _for_half(config: Config) -> Config:
-    """Return ``config`` without half scans, previews, verdict, geometry search and given object.
+    """Return ``config`` without half scans, previews, verdict, calibration, geometry search and given object.
 
     They are for the whole scan; halves that begin with one object would correlate for that reason alone.
     """
-    inference = config.inference.model_copy(update={'half_scans': False, 'preview_interval': 0, 'verify': False})
+    left_out = {'half_scans': False, 'preview_interval': 0, 'verify': False, 'calibrate': False}
+    inference = config.inference.model_copy(update=left_out)
     refinement = config.refinement.model_copy(update={'refine_geometry': False, 'start': 'flat'})
     return config.model_copy(update={'inference': inference, 'refinement': refinement})
 
