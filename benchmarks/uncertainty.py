@@ -97,6 +97,9 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[*TUNED, *HELD_BACK])
     parser.add_argument('--positions', type=int, choices=(196, 484), default=196)
     parsed = parser.parse_args()
+    small = clean_scan('discs', 1, ScanPlan(rows=4, columns=4))
+    truth = small.truth.object_.get_layers_flattened().astype(np.complex128)
+    measured(small.raw(PHOTONS[0], 1), truth, calibrate=True)  # compiles what is timed below
     print(HEAD)
     reached = []
     for seed in parsed.seeds:

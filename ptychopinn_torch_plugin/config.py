@@ -612,8 +612,8 @@ class InferenceConfig(_Frozen):
     calibrate: bool = setting(
         True,
         'Calibrate the uncertainty',
-        'Refine a part of patterns that are drawn from the result, and scale the uncertainty map by the error found. '
-        'Takes about 10 % of the time of a refinement. Without effect where a network made the object.',
+        'Draw patterns from the result on a part of the scan, refine them, and scale the uncertainty map by the error '
+        'found. Takes about 15 % of the time of a refinement. Without effect where a network made the object.',
     )
 
     @field_validator('use_model_probe', mode='before')

@@ -24,6 +24,10 @@ result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 
 variance is added, and the proximal operator of the refinement is applied again::
 
     variance(x) <- mean over draws of |prox(O + e)(x) - O(x)|^2
+
+This takes one application of the operator for the whole refinement, and no error of missing epochs is in it. After a
+refinement from the start, :mod:`ptychopinn_torch_plugin.engines.uncertainty_calibration` measures the ratio of actual
+to predicted error on patterns that are drawn from the result, and multiplies the standard deviation by it.
 """
 
 from __future__ import annotations
