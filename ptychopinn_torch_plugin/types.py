@@ -42,6 +42,23 @@ class ReconstructionState:
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """How the object was smoothed while it was refined: by total variation, by cosine blocks, or not at all."""
+
+    photons: float = 0.0
+    """Strength of the total variation, photons; 0 without it."""
+
+    threshold: float = 0.0
+    """Threshold of the cosine blocks, standard deviations of photon noise; 0 without them."""
+
+    def __str__(self) -> str:
+        """Return the value as it stands in the log."""
+        if self.threshold:
+            return f'cosine blocks, threshold {self.threshold:.3g} standard deviations'
+        return f'{self.photons:.3g} photons'
+
+
+@dataclass(frozen=True)
 class LossRecord:
     """Mean losses of one epoch."""
 
