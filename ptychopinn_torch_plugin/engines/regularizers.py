@@ -10,12 +10,17 @@ Total variation
     smoothed according to its noise. The dual problem is solved by a few steps
     (:mod:`ptychopinn_torch_plugin.physics.total_variation`), and the dual variable is kept from one epoch to the next.
 
-Cosine blocks
-    ``O`` is the estimate from ``Z`` by hard thresholds on cosine transforms of overlapping blocks
-    (:mod:`ptychopinn_torch_plugin.physics.cosine_shrinkage`): in place of a proximal operator, a denoiser that knows
-    the variance ``1 / W`` of the noise (S. V. Venkatakrishnan, C. A. Bouman & B. Wohlberg, Plug-and-play priors for
-    model based reconstruction, IEEE GlobalSIP (2013)). The blocks lie at other places in every epoch, so the result is
-    the running mean of the last epochs::
+Total variation and cosine blocks
+    ``O`` is the weighted mean of that proximal point and of the estimate ``C`` from ``Z`` by hard thresholds on cosine
+    transforms of overlapping blocks (:mod:`ptychopinn_torch_plugin.physics.cosine_shrinkage`)::
+
+        O = (1 - c) prox_TV(Z) + c C(Z)
+
+    In place of a proximal operator, this is a denoiser that knows the variance ``1 / W`` of the noise
+    (S. V. Venkatakrishnan, C. A. Bouman & B. Wohlberg, Plug-and-play priors for model based reconstruction, IEEE
+    GlobalSIP (2013)). Total variation suits sharp edges between flat areas, cosine blocks suit texture and smooth
+    areas; the errors of the two differ, so their mean is better than either. The blocks lie at other places in every
+    epoch, so the result is the running mean of the last epochs::
 
         M <- M + (O - M) / min(epoch, 8)
 
@@ -33,6 +38,7 @@ from torch import Tensor
 from ..physics.cosine_shrinkage import CosineShrinkage
 from ..physics.kernels.reference import REFERENCE
 from ..physics.kernels.sums import Kernels
+from ..types import Smoothing
 
 INNER_STEPS = 8
 """Dual steps in an epoch; the dual variable is kept, so a few are enough."""
@@ -79,20 +85,25 @@ class TotalVariation:
 
 
 class CosineBlocks:
-    """Hard thresholds on cosine transforms of blocks, and the running mean of the objects.
+    """The mean of total variation and cosine blocks, and the running mean of the objects.
 
     Args:
-        threshold: in standard deviations of photon noise, positive.
+        smoothing: strength, threshold and share, all positive.
+        like: object array, ``(h, w)`` complex.
+        kernels: what computes the total variation.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._shrink = CosineShrinkage(threshold)
+    def __init__(self, smoothing: Smoothing, like: Tensor, kernels: Kernels = REFERENCE) -> None:
+        self._total_variation = TotalVariation(smoothing.photons, like, kernels)
+        self._shrink = CosineShrinkage(smoothing.threshold)
+        self._share = smoothing.cosine_share
         self._epochs = 0
         self._mean: Tensor | None = None
 
     def __call__(self, object_array: Tensor, photons: Tensor) -> Tensor:
         """Return the estimate of ``object_array`` ``(h, w)`` complex for ``photons`` ``(h, w)`` real, positive."""
-        estimate = self._shrink(object_array, photons)
+        flat, blocks = self._total_variation(object_array, photons), self._shrink(object_array, photons)
+        estimate = flat + self._share * (blocks - flat)
         self._epochs += 1
         mean = estimate if self._mean is None else self._mean
         self._mean = mean + (estimate - mean) / min(self._epochs, AVERAGED_EPOCHS)
@@ -101,3 +112,10 @@ class CosineBlocks:
     def result(self, object_array: Tensor) -> Tensor:
         """Return the running mean, or ``object_array`` before the first epoch."""
         return object_array if self._mean is None else self._mean
+
+
+def regularizer_for(smoothing: Smoothing, like: Tensor, kernels: Kernels = REFERENCE) -> Regularizer:
+    """Return the regulariser of ``smoothing`` for an object array ``like`` ``(h, w)`` complex."""
+    if smoothing.cosine_share:
+        return CosineBlocks(smoothing, like, kernels)
+    return TotalVariation(smoothing.photons, like, kernels)

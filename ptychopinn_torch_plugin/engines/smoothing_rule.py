@@ -8,13 +8,21 @@ pixel (``I_j`` is the intensity of the probe at position ``j``)::
 
 which is 1 where no positions overlap.
 
-- **Little overlap** (below ``LEAST_OVERLAP``): cosine blocks with a threshold of ``SPARSE_THRESHOLD``. There are about
-  as many unknowns as equations, so that noise and ambiguities have more than the variance of photons alone.
-- **Faint** (``W`` below ``FAINT``): cosine blocks with the threshold ``.7 + .2 log10 W``, at least ``.5``. It was
-  measured on five objects (photograph, text, grass and brick, star, noise correlated over 2 pixels) from 3e2 to 1e4
-  photons per pattern (``benchmarks/faint``). The increase has no derivation: on very faint scans, a smaller threshold
-  keeps texture.
-- **Else**: total variation of ``BRIGHT`` photons, which costs less.
+The strength of the total variation is ``.25 sqrt(W)`` photons, and 4 at most: in its units, photons, noise counts as
+``sqrt(W)``. If it grew on, discs at 10^6 photons would gain, but on a strong texture of 2 pixels the R-factor rose by a
+tenth.
+
+Cosine blocks take a share of the smoothing (:mod:`.regularizers`):
+
+- **Little overlap** (below ``LEAST_OVERLAP``): one half, with a threshold of 2 standard deviations. There are about as
+  many unknowns as equations, so that errors are larger than photon noise at any dose.
+- **Faint** (``W`` below ``FAINT``): one half up to ``VERY_FAINT`` photons, then less, linear in ``log W``, with
+  a threshold of 1.
+- **Else**: none, which costs less.
+
+The numbers have no derivation: they were chosen on seven objects (photograph, text, grass and brick, star, noise
+correlated over 2 pixels, discs, smooth texture) from 3e2 to 1e4 photons per pattern, and on scans with 40 and 25 %
+overlap at 1e6 photons (:doc:`/benchmarks`).
 """
 
 from __future__ import annotations
@@ -26,14 +34,18 @@ import numpy.typing as npt
 
 from ..types import Smoothing
 
-BRIGHT = 4.0
-"""Strength of the total variation of bright scans, photons."""
-FAINT = 1000.0
+FACTOR = 0.25
+"""Strength of the total variation over the square root of the photons per lit pixel."""
+LARGEST_STRENGTH = 4.0
+"""Photons."""
+VERY_FAINT = 30.0
+FAINT = 350.0
 """Photons per lit pixel below which cosine blocks are used."""
-LEAST_THRESHOLD = 0.5
+LARGEST_SHARE = 0.5
+FAINT_THRESHOLD = 1.0
+SPARSE_THRESHOLD = 2.0
 LEAST_OVERLAP = 3.0
 """Positions on a pixel below which cosine blocks are used at any dose."""
-SPARSE_THRESHOLD = 1.5
 WELL_LIT = 0.5
 """Share of the mean illumination of the lit pixels above which a pixel counts."""
 
@@ -47,13 +59,13 @@ def smoothing_for(photons_per_pixel: float, overlap: float) -> Smoothing:
     for name, value in (('photons_per_pixel', photons_per_pixel), ('overlap', overlap)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f'{name} is {value}: give a finite number, 0 or more.')
+    strength = min(FACTOR * math.sqrt(photons_per_pixel), LARGEST_STRENGTH)
     if photons_per_pixel == 0:
         return Smoothing()
     if overlap < LEAST_OVERLAP:
-        return Smoothing(threshold=SPARSE_THRESHOLD)
-    if photons_per_pixel < FAINT:
-        return Smoothing(threshold=max(LEAST_THRESHOLD, 0.7 + 0.2 * math.log10(photons_per_pixel)))
-    return Smoothing(photons=BRIGHT)
+        return Smoothing(strength, SPARSE_THRESHOLD, LARGEST_SHARE)
+    share = LARGEST_SHARE * min(1.0, math.log(FAINT / photons_per_pixel) / math.log(FAINT / VERY_FAINT))
+    return Smoothing(strength, FAINT_THRESHOLD, share) if share > 0 else Smoothing(strength)
 
 
 def photons_per_lit_pixel(photons: npt.NDArray[np.floating]) -> float:

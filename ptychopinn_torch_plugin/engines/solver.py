@@ -4,7 +4,7 @@ Every epoch computes the gradients of the deviance ``D`` over all patterns at on
 With the object update ``U``, the illumination ``W = sum_jm |P_jm|^2``, the transmittance ``T = sum_j s_j |O_j|^2``, the
 heavy-ball operator ``V`` (:mod:`.optimizers`), the low-frequency preconditioner ``L``
 (:mod:`ptychopinn_torch_plugin.physics.preconditioner`) and the regulariser ``R``,
-total variation or cosine blocks (:mod:`.regularizers`)::
+total variation and, on faint and sparse scans, cosine blocks (:mod:`.regularizers`)::
 
     O   <- R( O + V[1.2 L(U / (W + 0.05 max W))] )
     P_m <- P_m + V[F^-1(sum_j S_jm) / (T + 0.05 max T)]
@@ -40,7 +40,7 @@ from ..physics.probe_modes import add_modes, orthogonalise
 from ..types import ReconstructionState, Smoothing
 from .gradients import GradientAccumulation
 from .optimizers import HeavyBall, PositionOptimizer
-from .regularizers import CosineBlocks, Regularizer, TotalVariation
+from .regularizers import Regularizer, regularizer_for
 from .smoothing_rule import mean_overlap, photons_per_lit_pixel, smoothing_for
 from .stitching import mask_object
 
@@ -160,11 +160,7 @@ class Solver:
         update = precondition(gradients.object_update[None], photons.reciprocal()[None], before[None], self._filter)[0]
         if self._regularizer is None:
             self.smoothing = self._chosen_smoothing(gradients.illumination)
-            self._regularizer = (
-                CosineBlocks(self.smoothing.threshold)
-                if self.smoothing.threshold
-                else TotalVariation(self.smoothing.photons, before, self._tensors.kernels)
-            )
+            self._regularizer = regularizer_for(self.smoothing, before, self._tensors.kernels)
         after = self._regularizer(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
         momentum.replace_velocity(after - before)
         return after

@@ -19,9 +19,9 @@ propagated back to the exit wave, ``chi_jm = F^-1(psi_jm r_j / sqrt(I_j))``, pos
 The ratio of the sums over ``j`` of the measured and the expected ``|g_j|^2``, where above 1, multiplies the variance
 (sandwich estimator, P. J. Huber, Proc. 5th Berkeley Symp. 1, 221 (1967)).
 
-Smoothing (total variation or cosine blocks) removes a part of that noise and adds a bias. Where the refinement used it,
-both are measured on the result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 1, 54 (1986)):
-noise ``e`` of this variance is added, and the regulariser ``R`` of the refinement is applied again::
+Smoothing (total variation and cosine blocks) removes a part of that noise and adds a bias. Where the refinement used
+it, both are measured on the result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 1, 54
+(1986)): noise ``e`` of this variance is added, and the regulariser ``R`` of the refinement is applied again::
 
     variance(x) <- mean over draws of |R(O + e)(x) - O(x)|^2
 """
@@ -173,13 +173,14 @@ class _Measures:
         return _smoothed(squared) / BOOTSTRAP_DRAWS
 
     def _smooth(self, noisy: Tensor) -> Tensor:
-        photons = regularise(self._photons)
-        if self._smoothing.threshold:
-            shrink = CosineShrinkage(self._smoothing.threshold)
-            return torch.stack([shrink(noisy, photons) for _ in range(BOOTSTRAP_SPINS)]).mean(dim=0)
+        photons, smoothing = regularise(self._photons), self._smoothing
         duals = torch.zeros_like(noisy), torch.zeros_like(noisy)
-        ratio = self._smoothing.photons / photons
-        return self._tensors.kernels.proximal_point(noisy, ratio, *duals, BOOTSTRAP_STEPS)
+        flat = self._tensors.kernels.proximal_point(noisy, smoothing.photons / photons, *duals, BOOTSTRAP_STEPS)
+        if not smoothing.cosine_share:
+            return flat
+        shrink = CosineShrinkage(smoothing.threshold)
+        blocks = torch.stack([shrink(noisy, photons) for _ in range(BOOTSTRAP_SPINS)]).mean(dim=0)
+        return flat + smoothing.cosine_share * (blocks - flat)
 
     def _on_grid(self, image: Tensor) -> npt.NDArray[np.float32]:
         return _on_grid(image, self._state, self._tensors.scan.object_shape)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.engines.regularizers import CosineBlocks, TotalVariation
+from ptychopinn_torch_plugin.engines.regularizers import CosineBlocks, TotalVariation, regularizer_for
 from ptychopinn_torch_plugin.physics.cosine_shrinkage import BLOCK_PX, CosineShrinkage
+from ptychopinn_torch_plugin.types import Smoothing
 
 
 def noisy_step(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +63,7 @@ def test_the_result_minimises_the_objective() -> None:
 
 def test_cosine_blocks_remove_faint_noise_and_keep_the_edge() -> None:
     truth, noisy = noisy_step(0.1)
-    blocks = CosineBlocks(3.0)
+    blocks = CosineBlocks(Smoothing(4.0, 2.0, 0.5), noisy)
     for _ in range(16):
         blocks(noisy, torch.full((40, 40), 1 / 0.1**2))
     smoothed = blocks.result(noisy)
@@ -71,9 +72,18 @@ def test_cosine_blocks_remove_faint_noise_and_keep_the_edge() -> None:
     assert float((smoothed[:, 19] - smoothed[:, 20]).abs().mean()) > 0.7 * float((truth[0, 19] - truth[0, 20]).abs())
 
 
+def test_the_share_weighs_cosine_blocks_against_total_variation() -> None:
+    _, noisy = noisy_step(0.1)
+    photons = torch.full((40, 40), 100.0)
+    answer = regularizer_for(Smoothing(3.0, 1.5, 0.2), noisy)(noisy, photons)
+    expected = 0.8 * TotalVariation(3.0, noisy)(noisy, photons) + 0.2 * CosineShrinkage(1.5)(noisy, photons)
+    torch.testing.assert_close(answer, expected)
+    assert isinstance(regularizer_for(Smoothing(3.0), noisy), TotalVariation)
+
+
 def test_cosine_blocks_return_the_mean_of_eight_epochs() -> None:
     _, noisy = noisy_step(0.1)
-    blocks, photons = CosineBlocks(1.0), torch.full((40, 40), 100.0)
+    blocks, photons = CosineBlocks(Smoothing(1.0, 1.0, 0.5), noisy), torch.full((40, 40), 100.0)
     assert blocks.result(noisy) is noisy
     mean = torch.zeros_like(noisy)
     for epoch in range(1, 12):

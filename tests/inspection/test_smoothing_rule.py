@@ -11,17 +11,23 @@ from ptychopinn_torch_plugin.engines.smoothing_rule import mean_overlap, photons
 from ptychopinn_torch_plugin.types import Smoothing
 
 
-def test_faint_scans_take_cosine_blocks_and_bright_ones_total_variation() -> None:
+def test_strength_grows_with_the_dose_up_to_256_photons() -> None:
     assert smoothing_for(0.0, 10.0) == Smoothing()
-    assert smoothing_for(1e-6, 10.0).threshold == 0.5
-    assert smoothing_for(10.0, 10.0).threshold == pytest.approx(0.9)
-    assert smoothing_for(100.0, 10.0).threshold == pytest.approx(1.1)
-    assert smoothing_for(999.0, 10.0).photons == 0
-    assert smoothing_for(1000.0, 10.0) == smoothing_for(1e7, 3.0) == Smoothing(photons=4.0)
+    assert smoothing_for(100.0, 10.0).photons == pytest.approx(2.5)
+    assert smoothing_for(256.0, 10.0).photons == pytest.approx(2 * smoothing_for(64.0, 10.0).photons)
+    assert smoothing_for(1e6, 10.0).photons == smoothing_for(256.0, 1.0).photons == pytest.approx(4.0)
+
+
+def test_cosine_blocks_take_half_of_faint_scans_and_nothing_of_bright_ones() -> None:
+    assert [smoothing_for(dose, 3.0).cosine_share for dose in (1e-6, 30.0)] == pytest.approx([0.5, 0.5])
+    assert smoothing_for(math.sqrt(30 * 350), 3.0).cosine_share == pytest.approx(0.25)
+    assert smoothing_for(349.0, 3.0).threshold == 1.0
+    assert smoothing_for(350.0, 3.0) == smoothing_for(1e7, 3.0) == Smoothing(4.0)
 
 
 def test_little_overlap_takes_cosine_blocks_at_every_dose() -> None:
-    assert smoothing_for(1.0, 2.9) == smoothing_for(1e7, 2.9) == Smoothing(threshold=1.5)
+    assert smoothing_for(1e7, 2.9) == Smoothing(4.0, 2.0, 0.5)
+    assert smoothing_for(16.0, 2.9) == Smoothing(1.0, 2.0, 0.5)
 
 
 @pytest.mark.parametrize('wrong', [-1.0, math.nan, math.inf])
