@@ -42,6 +42,28 @@ class ReconstructionState:
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """How the object was smoothed while it was refined: by total variation, partly by cosine blocks, or not at all."""
+
+    photons: float = 0.0
+    """Strength of the total variation, photons; 0 without it."""
+
+    threshold: float = 0.0
+    """Threshold of the cosine blocks, standard deviations of photon noise; 0 without them."""
+
+    cosine_share: float = 0.0
+    """Weight of the cosine blocks in the mean of both, 0 to 1."""
+
+    def __str__(self) -> str:
+        """Return the values as they stand in the log."""
+        text = f'{self.photons:.3g} photons'
+        if self.cosine_share:
+            percent = 100 * self.cosine_share
+            text += f', {percent:.0f} % by cosine blocks at {self.threshold:.3g} standard deviations'
+        return text
+
+
+@dataclass(frozen=True)
 class LossRecord:
     """Mean losses of one epoch."""
 

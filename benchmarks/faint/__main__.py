@@ -23,7 +23,7 @@ FACTORS = (0.0, 0.04, 0.08, 0.16, 0.25, 0.32, 0.64)
 """Strength over the square root of the photons per lit pixel."""
 FIXED = 4.0
 """The default strength before it followed the dose, for comparison."""
-SETTINGS = {'refine_probe': False, 'refine_positions': False, 'refine_epochs': 40}
+SETTINGS = {'refine_probe': False, 'refine_positions': False, 'refine_epochs': 40, 'stop_when_done': False}
 
 
 def measure(scan: CleanScan, kind: str, seed: int, photons: float) -> Iterator[dict[str, object]]:

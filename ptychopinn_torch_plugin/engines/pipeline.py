@@ -31,7 +31,7 @@ from ..observer import APPLYING_NETWORK, METRICS, REFINING, VERIFYING, Observer
 from ..physics.kernels.selection import choose_kernels
 from ..storage.model_facts import ModelFacts, ScanFacts, differences
 from ..storage.model_file import TrainedModel
-from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState
+from ..types import Credibility, LossRecord, Reconstruction, ReconstructionMetrics, ReconstructionState, Smoothing
 from .devices import name_of, select_device, use_threads
 from .distributed import run_together
 from .geometry_search import search_geometry
@@ -135,7 +135,7 @@ def _reconstruct(scan: RawScan, model: TrainedModel, config: Config, observer: O
         return Predictor(tensors, state, generator, windows, steps, batch_size, progress).predict()
 
     predicted = refined = _in_batches(predict, tensors, config, progress, APPLYING_NETWORK)
-    smoothing = 0.0
+    smoothing = Smoothing()
     if config.refinement.refine_epochs and not progress.should_stop():
         try:
             refined, _, smoothing = _solve(tensors, predicted, config, progress)
@@ -198,15 +198,15 @@ def _in_batches(
 
 def _solve(
     tensors: ScanTensors, state: ReconstructionState, config: Config, progress: ProgressReporter
-) -> tuple[ReconstructionState, tuple[LossRecord, ...], float]:
-    """Return the refined state, the deviances of the epochs, and the strength of the total variation in photons.
+) -> tuple[ReconstructionState, tuple[LossRecord, ...], Smoothing]:
+    """Return the refined state, the deviances of the epochs, and how the object was smoothed.
 
     Raises:
         ReconstructionError: object, probe, positions or intensities are no longer finite.
     """
     most = config.refinement.refine_epochs
 
-    def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord], float]:
+    def work(batch_size: int) -> tuple[ReconstructionState, list[LossRecord], Smoothing]:
         solver = Solver(tensors, state, config.refinement, batch_size)
         rule = StoppingRule(tensors, solver.state.object_shape, config.refinement)
         losses: list[LossRecord] = []
@@ -233,7 +233,7 @@ def _solve(
         raise _divergence(tensors.scan, len(losses))
     if losses:
         logger.info(
-            'Refined %d epochs: deviance per pixel %.3f to %.3f (1 is photon noise), smoothing %.3g photons.',
+            'Refined %d epochs: deviance per pixel %.3f to %.3f (1 is photon noise), smoothing: %s.',
             len(losses),
             losses[0].training,
             losses[-1].training,
@@ -258,7 +258,7 @@ def _result(
     progress: ProgressReporter,
     losses: tuple[LossRecord, ...],
     network_object: npt.NDArray[np.complex64] | None,
-    smoothing: float,
+    smoothing: Smoothing,
 ) -> Reconstruction:
     """Return the reconstruction of ``scan``, all of its positions included, with its metrics.
 
@@ -286,7 +286,7 @@ def _result(
     try:
         metrics = _in_batches(work, tensors, config, progress, METRICS)
         if config.inference.calibrate and losses and network_object is None and not progress.should_stop():
-            metrics = _calibrated(metrics, tensors, state, config, progress, len(losses), smoothing)
+            metrics = _calibrated(metrics, tensors, state, config, progress, len(losses))
         progress.advance()
     except MemoryLimitError as error:
         logger.warning('%s The reconstruction is complete, without metrics.', error)
@@ -312,7 +312,6 @@ def _calibrated(
     config: Config,
     progress: ProgressReporter,
     epochs: int,
-    smoothing: float,
 ) -> ReconstructionMetrics:
     """Return ``metrics`` with the uncertainty scaled by its calibration, which every process computes alone.
 
@@ -320,7 +319,7 @@ def _calibrated(
     """
     if tensors.size < LEAST_CALIBRATED:
         return metrics
-    refinement = config.refinement.model_copy(update={'refine_epochs': epochs, 'smoothing': smoothing})
+    refinement = config.refinement.model_copy(update={'refine_epochs': epochs})
     kernels = config.execution.kernels
     try:
         with working_as(Processes()):

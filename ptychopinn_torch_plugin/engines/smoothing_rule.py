@@ -1,16 +1,28 @@
-"""Strength of total variation that suits a dose.
+"""Smoothing that suits a dose and an overlap.
 
-Photon noise of an object pixel that ``W`` photons lit has the variance ``1 / W``, and a difference of neighbouring
-pixels has it twice. In the units of :class:`~.regularizers.TotalVariation`, photons, noise therefore counts as
-``sqrt(W)``, and on faint scans the strength grows likewise. The factor was measured on five objects (photograph,
-text, grass and brick, star, noise correlated over 2 pixels) from 3e2 to 1e6 photons per pattern
-(``benchmarks/faint``): factors of .16 and .22 differ by .03 at most in mean similarity at every dose, the smaller one
-being better on texture of 2 pixels. ``.25`` also keeps the quality of discs and smooth texture at 10^4 photons, where
-a fixed strength of 4 photons was the default before.
+Photon noise of an object pixel that ``W`` photons lit has the variance ``1 / W``. Two numbers that are known before
+the first step decide: the photons ``W`` on a typical lit pixel, and the overlap, the mean number of positions on a
+pixel (``I_j`` is the intensity of the probe at position ``j``)::
 
-Above ``FAINT`` photons the strength is constant, 4 photons. If it grew on, the bias of total variation would be the
-same multiple of the photon noise at every dose: discs at 10^6 photons gain by that, but on a strong texture of 2
-pixels the R-factor rose by a tenth.
+    overlap = sum W^2 / sum_j I_j^2
+
+which is 1 where no positions overlap.
+
+The strength of the total variation is ``.25 sqrt(W)`` photons, and 4 at most: in its units, photons, noise counts as
+``sqrt(W)``. If it grew on, discs at 10^6 photons would gain, but on a strong texture of 2 pixels the R-factor rose by a
+tenth.
+
+Cosine blocks take a share of the smoothing (:mod:`.regularizers`):
+
+- **Little overlap** (below ``LEAST_OVERLAP``): one half, with a threshold of 2 standard deviations. There are about as
+  many unknowns as equations, so that errors are larger than photon noise at any dose.
+- **Faint** (``W`` below ``FAINT``): one half up to ``VERY_FAINT`` photons, then less, linear in ``log W``, with
+  a threshold of 1.
+- **Else**: none, which costs less.
+
+The numbers have no derivation: they were chosen on seven objects (photograph, text, grass and brick, star, noise
+correlated over 2 pixels, discs, smooth texture) from 3e2 to 1e4 photons per pattern, and on scans with 40 and 25 %
+overlap at 1e6 photons (:doc:`/benchmarks`).
 """
 
 from __future__ import annotations
@@ -20,23 +32,40 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ..types import Smoothing
+
 FACTOR = 0.25
-"""Strength over the square root of the photons per lit pixel, up to ``FAINT``."""
-FAINT = 256.0
-"""Photons per lit pixel above which the strength is constant."""
+"""Strength of the total variation over the square root of the photons per lit pixel."""
+LARGEST_STRENGTH = 4.0
+"""Photons."""
+VERY_FAINT = 30.0
+FAINT = 350.0
+"""Photons per lit pixel below which cosine blocks are used."""
+LARGEST_SHARE = 0.5
+FAINT_THRESHOLD = 1.0
+SPARSE_THRESHOLD = 2.0
+LEAST_OVERLAP = 3.0
+"""Positions on a pixel below which cosine blocks are used at any dose."""
 WELL_LIT = 0.5
 """Share of the mean illumination of the lit pixels above which a pixel counts."""
 
 
-def smoothing_for(photons_per_pixel: float) -> float:
-    """Return the strength of total variation, in photons, for so many photons on a typical lit pixel of the object.
+def smoothing_for(photons_per_pixel: float, overlap: float) -> Smoothing:
+    """Return the smoothing for so many photons and so many positions on a typical lit pixel of the object.
 
     Raises:
-        ValueError: the number is negative or not finite.
+        ValueError: a number is negative or not finite.
     """
-    if not (math.isfinite(photons_per_pixel) and photons_per_pixel >= 0):
-        raise ValueError(f'photons_per_pixel is {photons_per_pixel}: give a finite number of photons, 0 or more.')
-    return FACTOR * math.sqrt(min(photons_per_pixel, FAINT))
+    for name, value in (('photons_per_pixel', photons_per_pixel), ('overlap', overlap)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f'{name} is {value}: give a finite number, 0 or more.')
+    strength = min(FACTOR * math.sqrt(photons_per_pixel), LARGEST_STRENGTH)
+    if photons_per_pixel == 0:
+        return Smoothing()
+    if overlap < LEAST_OVERLAP:
+        return Smoothing(strength, SPARSE_THRESHOLD, LARGEST_SHARE)
+    share = LARGEST_SHARE * min(1.0, math.log(FAINT / photons_per_pixel) / math.log(FAINT / VERY_FAINT))
+    return Smoothing(strength, FAINT_THRESHOLD, share) if share > 0 else Smoothing(strength)
 
 
 def photons_per_lit_pixel(photons: npt.NDArray[np.floating]) -> float:
@@ -49,3 +78,15 @@ def photons_per_lit_pixel(photons: npt.NDArray[np.floating]) -> float:
     if not lit.size:
         return 0.0
     return float(np.median(lit[lit > WELL_LIT * lit.mean(dtype=np.float64)]))
+
+
+def mean_overlap(photons: npt.NDArray[np.floating], probe_intensity: npt.NDArray[np.floating], positions: int) -> float:
+    """Return the mean number of positions that illuminate a pixel, 0 where nothing is lit.
+
+    Args:
+        photons: as in :func:`photons_per_lit_pixel`.
+        probe_intensity: ``(H, W)``, photons of one pattern on each pixel.
+        positions: their number.
+    """
+    alone = positions * float(np.square(probe_intensity, dtype=np.float64).sum())
+    return float(np.square(photons, dtype=np.float64).sum()) / alone if alone else 0.0

@@ -3,17 +3,17 @@
 Every epoch computes the gradients of the deviance ``D`` over all patterns at once, then updates each quantity once.
 With the object update ``U``, the illumination ``W = sum_jm |P_jm|^2``, the transmittance ``T = sum_j s_j |O_j|^2``, the
 heavy-ball operator ``V`` (:mod:`.optimizers`), the low-frequency preconditioner ``L``
-(:mod:`ptychopinn_torch_plugin.physics.preconditioner`) and the proximal operator of total variation
-(:mod:`.regularizers`)::
+(:mod:`ptychopinn_torch_plugin.physics.preconditioner`) and the regulariser ``R``,
+total variation and, on faint and sparse scans, cosine blocks (:mod:`.regularizers`)::
 
-    O   <- prox_TV( O + V[1.2 L(U / (W + 0.05 max W))] )
+    O   <- R( O + V[1.2 L(U / (W + 0.05 max W))] )
     P_m <- P_m + V[F^-1(sum_j S_jm) / (T + 0.05 max T)]
     r_j <- Adam on the Gauss-Newton step of position j
     s_j <- s_j sum(n_j) / sum(I_j),  then divided by their mean
 
 The gradients are those of maximum likelihood (P. Thibault & M. Guizar-Sicairos, New J. Phys. 14, 063004 (2012)); the
 preconditioners are the illumination functions of M. Odstrcil et al., Opt. Express 26, 3108 (2018), regularised as
-written. When ``D`` increases, the momentum restarts. The low-frequency term and total variation are applied to the
+written. When ``D`` increases, the momentum restarts. The low-frequency term and the regulariser are applied to the
 preconditioned direction; this has no derivation from one objective and was chosen by measured quality
 (:doc:`/benchmarks`).
 """
@@ -37,11 +37,11 @@ from ..physics.kernels.sums import Gradients, RefinedQuantities
 from ..physics.patches import extract_window
 from ..physics.preconditioner import low_frequency_filter
 from ..physics.probe_modes import add_modes, orthogonalise
-from ..types import ReconstructionState
+from ..types import ReconstructionState, Smoothing
 from .gradients import GradientAccumulation
 from .optimizers import HeavyBall, PositionOptimizer
-from .regularizers import TotalVariation
-from .smoothing_rule import photons_per_lit_pixel, smoothing_for
+from .regularizers import Regularizer, regularizer_for
+from .smoothing_rule import mean_overlap, photons_per_lit_pixel, smoothing_for
 from .stitching import mask_object
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,9 @@ class Solver:
         )
         self._filter = low_frequency_filter(state.object_shape, tensors.device)
         self._photons = torch.ones(state.object_shape, device=tensors.device)
-        self._total_variation: TotalVariation | None = None
-        self.smoothing = 0.0
-        """Strength of the total variation, photons; 0 before the first epoch."""
+        self._regularizer: Regularizer | None = None
+        self.smoothing = Smoothing()
+        """How the object is smoothed; not at all before the first epoch."""
 
     def run(self, listen: EpochListener) -> ReconstructionState:
         """Refine for the configured number of epochs, or until ``listen`` returns True.
@@ -131,13 +131,19 @@ class Solver:
             self._state = state
             if listen(epoch + 1, deviance):
                 break
+        self._state = replace(self._state, object_array=self._smoothed_object())
+        self._regularizer = None
         self._normalise_probe()
         return self.state
 
     @property
     def state(self) -> ReconstructionState:
         """The present state; its object is 1 where the last epoch put hardly any photon."""
-        return replace(self._state, object_array=mask_object(self._state.object_array, self._photons))
+        return replace(self._state, object_array=mask_object(self._smoothed_object(), self._photons))
+
+    def _smoothed_object(self) -> Tensor:
+        object_array = self._state.object_array
+        return object_array if self._regularizer is None else self._regularizer.result(object_array)
 
     def _refined_in(self, epoch: int) -> RefinedQuantities:
         config = self._config
@@ -152,21 +158,27 @@ class Solver:
         before = self._state.object_array
         precondition = self._tensors.kernels.precondition
         update = precondition(gradients.object_update[None], photons.reciprocal()[None], before[None], self._filter)[0]
-        if self._total_variation is None:
-            self.smoothing = self._strength(gradients.illumination)
-            self._total_variation = TotalVariation(self.smoothing, before, self._tensors.kernels)
-        after = self._total_variation(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
+        if self._regularizer is None:
+            self.smoothing = self._chosen_smoothing(gradients.illumination)
+            self._regularizer = regularizer_for(self.smoothing, before, self._tensors.kernels)
+        after = self._regularizer(before + momentum.step(OBJECT_STEP * update), photons / OBJECT_STEP)
         momentum.replace_velocity(after - before)
         return after
 
-    def _strength(self, illumination: Tensor) -> float:
-        """Return the strength of total variation, photons: as configured, or by the rule for the dose."""
+    def _chosen_smoothing(self, illumination: Tensor) -> Smoothing:
+        """Return the smoothing as configured, or by the rule for dose and overlap."""
         if self._config.smoothing != AUTOMATIC_SMOOTHING:
-            return self._config.smoothing
-        lit = photons_per_lit_pixel(illumination.cpu().numpy())
-        strength = smoothing_for(lit)
-        logger.debug('Smoothing %.3g photons, from %.3g photons on a typical pixel of the object.', strength, lit)
-        return strength
+            return Smoothing(photons=self._config.smoothing)
+        photons, intensity = illumination.cpu().numpy(), power(self._start.probe).cpu().numpy()
+        lit, overlap = photons_per_lit_pixel(photons), mean_overlap(photons, intensity, self._tensors.size)
+        smoothing = smoothing_for(lit, overlap)
+        logger.debug(
+            'Smoothing: %s, from %.3g photons and %.2g positions on a typical pixel of the object.',
+            smoothing,
+            lit,
+            overlap,
+        )
+        return smoothing
 
     def _probe_step(self, gradients: Gradients, momentum: HeavyBall) -> Tensor:
         update = torch.fft.ifft2(gradients.probe_spectrum) / regularise(gradients.transmittance)

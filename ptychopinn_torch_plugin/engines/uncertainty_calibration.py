@@ -6,7 +6,7 @@ a number of epochs depends on the sample and on the dose. All three are therefor
 Efron & R. Tibshirani, Stat. Sci. 1, 54 (1986))::
 
     n*_j ~ Poisson(I_j(O, P, r, s))                counts drawn from the result
-    O*   = refinement of n*, from the start of the result, with its strength of smoothing and its number of epochs
+    O*   = refinement of n*, from the start of the result, with its smoothing and its number of epochs
     k^2  = mean over the well illuminated pixels of |O* - O|^2 / variance*
     variance <- k^2 variance
 
@@ -63,7 +63,7 @@ def calibration_factor(
     Args:
         scan: the validated scan without empty patterns.
         state: the result of its refinement.
-        config: as the result was refined, with its number of epochs and its strength of total variation.
+        config: as the result was refined, with its number of epochs.
         device: where to compute.
         should_stop: called after every epoch.
         kernels: what computes the patterns on a CPU.

@@ -19,11 +19,11 @@ propagated back to the exit wave, ``chi_jm = F^-1(psi_jm r_j / sqrt(I_j))``, pos
 The ratio of the sums over ``j`` of the measured and the expected ``|g_j|^2``, where above 1, multiplies the variance
 (sandwich estimator, P. J. Huber, Proc. 5th Berkeley Symp. 1, 221 (1967)).
 
-Total variation removes a part of that noise and adds a bias. Where the refinement used it, both are measured on the
-result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 1, 54 (1986)): noise ``e`` of this
-variance is added, and the proximal operator of the refinement is applied again::
+Smoothing (total variation and cosine blocks) removes a part of that noise and adds a bias. Where the refinement used
+it, both are measured on the result ``O`` itself (parametric bootstrap, B. Efron & R. Tibshirani, Stat. Sci. 1, 54
+(1986)): noise ``e`` of this variance is added, and the regulariser ``R`` of the refinement is applied again::
 
-    variance(x) <- mean over draws of |prox(O + e)(x) - O(x)|^2
+    variance(x) <- mean over draws of |R(O + e)(x) - O(x)|^2
 
 This takes one application of the operator for the whole refinement, and no error of missing epochs is in it. After a
 refinement from the start, :mod:`ptychopinn_torch_plugin.engines.uncertainty_calibration` measures the ratio of actual
@@ -44,12 +44,13 @@ from torch import Tensor
 from ..data.sharding import processes
 from ..data.tensors import ScanTensors, extent_of, patch_origins_of
 from ..models.physics_step import regularise
+from ..physics.cosine_shrinkage import CosineShrinkage
 from ..physics.forward import PatternBatch, simulate
 from ..physics.kernels.sums import AmplitudeScales, ResidualSums
 from ..physics.patches import extract_window, split_positions
 from ..physics.photon_noise import PhotonNoise
 from ..physics.probe import illumination, is_illuminated
-from ..types import ReconstructionMetrics, ReconstructionState
+from ..types import ReconstructionMetrics, ReconstructionState, Smoothing
 
 SCALE_POSITIONS = 64
 """Positions that the best scale is computed from, evenly spread: more would not change the R-factor."""
@@ -64,11 +65,14 @@ WELL_LIT = 0.5
 BOOTSTRAP_DRAWS = 4
 BOOTSTRAP_STEPS = 40
 """Dual steps of each proximal point; it starts from zero."""
+BOOTSTRAP_SPINS = 4
+"""Places of the cosine blocks that an estimate is averaged over."""
 BOOTSTRAP_SEED = 0
+NOT_SMOOTHED = Smoothing()
 
 
 def measure(
-    tensors: ScanTensors, state: ReconstructionState, batch_size: int, smoothing: float = 0.0
+    tensors: ScanTensors, state: ReconstructionState, batch_size: int, smoothing: Smoothing = NOT_SMOOTHED
 ) -> ReconstructionMetrics:
     """Compare a reconstruction with the patterns it was made from, in one pass over them.
 
@@ -76,7 +80,7 @@ def measure(
         tensors: the scan on its device.
         state: the reconstruction.
         batch_size: patterns in memory at a time; no effect on the result.
-        smoothing: strength of the total variation that the object was refined with, photons.
+        smoothing: how the object was smoothed while it was refined.
 
     Returns:
         Values and maps on the object grid and the detector, without the comparison of half scans.
@@ -115,7 +119,7 @@ class _Measures:
         state: ReconstructionState,
         scales: AmplitudeScales,
         sums: ResidualSums,
-        smoothing: float,
+        smoothing: Smoothing,
     ) -> None:
         self._tensors = tensors
         self._state = state
@@ -158,22 +162,29 @@ class _Measures:
     def _uncertainty(self) -> Tensor:
         inflation = _smoothed(self._gradients) / _smoothed(self._noise_gradients).clamp_min(1e-30)
         variance = inflation.clamp_min(1.0) / self._information.clamp_min(1e-30)
-        return (self._after_smoothing(variance) if self._smoothing else variance).sqrt()
+        return (self._after_smoothing(variance) if self._smoothing != NOT_SMOOTHED else variance).sqrt()
 
     def _after_smoothing(self, variance: Tensor) -> Tensor:
-        """Return the variance that total variation leaves of ``variance``, its bias included, ``(h, w)`` real."""
+        """Return the variance that the smoothing leaves of ``variance``, its bias included, ``(h, w)`` real."""
         object_array = self._state.object_array
-        ratio = self._smoothing / regularise(self._photons)
         deviation = variance.clamp_max(1.0).sqrt()
         generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
         squared = torch.zeros_like(variance)
         for _ in range(BOOTSTRAP_DRAWS):
             noise = torch.randn(object_array.shape, dtype=object_array.dtype, generator=generator)
-            noisy = object_array + deviation * noise.to(object_array.device)
-            duals = torch.zeros_like(noisy), torch.zeros_like(noisy)
-            error = self._tensors.kernels.proximal_point(noisy, ratio, *duals, BOOTSTRAP_STEPS) - object_array
+            error = self._smooth(object_array + deviation * noise.to(object_array.device)) - object_array
             squared += error.real.square() + error.imag.square()
         return _smoothed(squared) / BOOTSTRAP_DRAWS
+
+    def _smooth(self, noisy: Tensor) -> Tensor:
+        photons, smoothing = regularise(self._photons), self._smoothing
+        duals = torch.zeros_like(noisy), torch.zeros_like(noisy)
+        flat = self._tensors.kernels.proximal_point(noisy, smoothing.photons / photons, *duals, BOOTSTRAP_STEPS)
+        if not smoothing.cosine_share:
+            return flat
+        shrink = CosineShrinkage(smoothing.threshold)
+        blocks = torch.stack([shrink(noisy, photons) for _ in range(BOOTSTRAP_SPINS)]).mean(dim=0)
+        return flat + smoothing.cosine_share * (blocks - flat)
 
     def _on_grid(self, image: Tensor) -> npt.NDArray[np.float32]:
         return _on_grid(image, self._state, self._tensors.scan.object_shape)

@@ -1,10 +1,13 @@
-"""Total variation: it smooths faint pixels, keeps bright ones and edges, and is a proximal step."""
+"""Total variation and cosine blocks: they smooth faint pixels and keep bright ones and edges."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ptychopinn_torch_plugin.engines.regularizers import TotalVariation
+from ptychopinn_torch_plugin.engines.regularizers import CosineBlocks, TotalVariation, regularizer_for
+from ptychopinn_torch_plugin.physics.cosine_shrinkage import BLOCK_PX, CosineShrinkage
+from ptychopinn_torch_plugin.types import Smoothing
 
 
 def noisy_step(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,3 +59,73 @@ def test_the_result_minimises_the_objective() -> None:
         for size in (1e-1, 1e-2):
             assert cost(answer) <= cost(answer + size * change) * (1 + 1e-5)
     assert cost(answer) < cost(noisy)
+
+
+def test_cosine_blocks_remove_faint_noise_and_keep_the_edge() -> None:
+    truth, noisy = noisy_step(0.1)
+    blocks = CosineBlocks(Smoothing(4.0, 2.0, 0.5), noisy)
+    for _ in range(16):
+        blocks(noisy, torch.full((40, 40), 1 / 0.1**2))
+    smoothed = blocks.result(noisy)
+    before, after = (float((image - truth)[2:-2, 2:-2].abs().square().mean().sqrt()) for image in (noisy, smoothed))
+    assert after < 0.5 * before
+    assert float((smoothed[:, 19] - smoothed[:, 20]).abs().mean()) > 0.7 * float((truth[0, 19] - truth[0, 20]).abs())
+
+
+def test_the_share_weighs_cosine_blocks_against_total_variation() -> None:
+    _, noisy = noisy_step(0.1)
+    photons = torch.full((40, 40), 100.0)
+    answer = regularizer_for(Smoothing(3.0, 1.5, 0.2), noisy)(noisy, photons)
+    expected = 0.8 * TotalVariation(3.0, noisy)(noisy, photons) + 0.2 * CosineShrinkage(1.5)(noisy, photons)
+    torch.testing.assert_close(answer, expected)
+    assert isinstance(regularizer_for(Smoothing(3.0), noisy), TotalVariation)
+
+
+def test_cosine_blocks_return_the_mean_of_eight_epochs() -> None:
+    _, noisy = noisy_step(0.1)
+    blocks, photons = CosineBlocks(Smoothing(1.0, 1.0, 0.5), noisy), torch.full((40, 40), 100.0)
+    assert blocks.result(noisy) is noisy
+    mean = torch.zeros_like(noisy)
+    for epoch in range(1, 12):
+        mean = mean + (blocks(noisy, photons) - mean) / min(epoch, 8)
+        torch.testing.assert_close(blocks.result(noisy), mean)
+
+
+@pytest.mark.parametrize('shape', [(40, 40), (37, 50), (8, 300)])
+def test_without_noise_or_threshold_cosine_blocks_return_the_object(shape: tuple[int, int]) -> None:
+    """Blocks cover every pixel, whatever the sides of the object, and their transform is orthonormal."""
+    wave = torch.randn(shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    shrink = CosineShrinkage(1e-3)
+    for _ in range(3):
+        torch.testing.assert_close(shrink(wave, torch.full(shape, 1e9)), wave, atol=2e-5, rtol=1e-4)
+
+
+def test_a_threshold_above_everything_leaves_the_mean_of_each_block() -> None:
+    wave = torch.randn(40, 40, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    flat = CosineShrinkage(100.0)(wave, torch.ones(40, 40))
+    assert float(flat.abs().std()) < 3 / BLOCK_PX * float(wave.abs().std())
+    torch.testing.assert_close(flat.mean(), wave.mean(), atol=5e-3, rtol=0)
+
+
+def test_a_constant_phase_of_the_object_changes_nothing() -> None:
+    """The two axes of a block follow its phase."""
+    _, noisy = noisy_step(0.1)
+    turn = torch.polar(torch.tensor(1.0), torch.tensor(0.7))
+    photons = torch.full((40, 40), 100.0)
+    straight, turned = CosineShrinkage(1.0), CosineShrinkage(1.0)
+    for _ in range(2):
+        error = straight(noisy, photons) * turn - turned(noisy * turn, photons)
+        # A coefficient within rounding of the threshold may differ.
+        assert float(error.abs().square().mean().sqrt()) < 1e-3
+    assert float((CosineShrinkage(1.0)(noisy, photons) - noisy).abs().square().mean().sqrt()) > 0.02
+
+
+def test_bands_of_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, noisy = noisy_step(0.1)
+    photons = torch.full((40, 40), 100.0)
+    whole = CosineShrinkage(1.0)
+    expected = [whole(noisy, photons) for _ in range(3)]
+    monkeypatch.setattr('ptychopinn_torch_plugin.physics.cosine_shrinkage.BAND_BLOCKS', 25)
+    bands = CosineShrinkage(1.0)
+    for answer in expected:
+        torch.testing.assert_close(bands(noisy, photons), answer)

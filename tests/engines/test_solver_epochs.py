@@ -19,7 +19,7 @@ from ptychopinn_torch_plugin.physics.forward import power, simulate
 from ptychopinn_torch_plugin.physics.kernels.sums import Gradients, RefinedQuantities
 from ptychopinn_torch_plugin.physics.noise_models import total_deviance
 from ptychopinn_torch_plugin.physics.preconditioner import low_frequency_filter, precondition_low_frequencies
-from ptychopinn_torch_plugin.types import ReconstructionState
+from ptychopinn_torch_plugin.types import ReconstructionState, Smoothing
 from tests.helpers.scans import make_scan
 
 CPU = torch.device('cpu')
@@ -93,7 +93,7 @@ def test_the_object_takes_preconditioned_steps_with_momentum(tensors: ScanTensor
 
 def test_total_variation_follows_the_step_in_the_metric_of_the_photons(tensors: ScanTensors) -> None:
     run = Recorded(tensors, settings(refine_epochs=2, smoothing=3.0))
-    assert run.solver.smoothing == 3.0
+    assert run.solver.smoothing == Smoothing(photons=3.0)
     first, gradients = run.states[0].object_array, run.gradients(0)
     smooth = TotalVariation(3.0, first)
     photons = (gradients.illumination + 0.05 * gradients.illumination.max()) / 1.2
