@@ -440,7 +440,8 @@ class RefinementConfig(_Frozen):
         AUTOMATIC_SMOOTHING,
         'Smoothing',
         'Strength of the total variation, in photons: it smooths faint scans and hardly changes bright ones. -1 '
-        'computes it from the photons on the object and writes it into the log; 0 does not smooth.',
+        'computes it from the photons on the object, adds thresholds on cosine blocks on faint scans and with little '
+        'overlap, and writes both into the log; 0 does not smooth.',
         unit='photons',
         ge=-1.0,
         le=1e6,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ptychopinn_torch_plugin.config import AUTOMATIC_SMOOTHING
 from ptychopinn_torch_plugin.data.io.product import product_from_reconstruction, scan_from_reconstruct_input
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.metrics import compare_with_truth
@@ -31,8 +32,11 @@ def measure(scan: CleanScan, kind: str, seed: int, photons: float) -> Iterator[d
     parameters = scan.at(photons, 1000 + seed)
     raw = scan_from_reconstruct_input(parameters)
     lit = math.nan
-    for factor in (0.0, *FACTORS[1:], None):
-        strength = FIXED if factor is None else 0.0 if factor == 0 else factor * math.sqrt(lit)
+    for factor in (*FACTORS, 'fixed', 'default'):
+        if isinstance(factor, str):
+            strength = FIXED if factor == 'fixed' else AUTOMATIC_SMOOTHING
+        else:
+            strength = factor * math.sqrt(lit) if factor else 0.0
         result = refine(raw, configure({'refinement': {**SETTINGS, 'smoothing': strength}}))
         if result.metrics is None:
             raise RuntimeError('The refinement was stopped.')
@@ -42,7 +46,7 @@ def measure(scan: CleanScan, kind: str, seed: int, photons: float) -> Iterator[d
         scores = compare_with_truth(scan.truth, product_from_reconstruction(parameters, result)).scores
         yield {
             'object': kind, 'seed': seed, 'photons': photons, 'lit': round(lit, 2),
-            'factor': 'fixed' if factor is None else factor, 'strength': round(strength, 3),
+            'factor': factor, 'strength': round(strength, 3),
             'amplitude': round(scores.amplitude_ssim, 4), 'phase': round(scores.phase_ssim, 4),
             'phase_error': round(scores.phase_error_rad, 4), 'ring_area': round(scores.ring_area, 4),
         }  # fmt: skip
