@@ -25,15 +25,15 @@ from skimage.registration import phase_cross_correlation
 from ..config import RefinementConfig
 from ..data.scan import RawScan
 from ..data.tensors import ScanTensors, initial_state
+from ..engines.aperture import LARGEST_PROBE, aperture_of
 from ..engines.downsampling import compact_part
+from ..engines.given_probe import curvature_of
 from ..engines.held_out import HoldOut, HoldOutPlan
 from ..engines.solver import Solver
 from ..engines.verification import AXES, reversed_defocus
 from ..metrics.credibility import ADVICE, Advice
 from ..metrics.held_out import Agreement, lead_of
-from .aperture import LARGEST_PROBE, aperture_of
 from .detector import inspect_detector
-from .given_probe import curvature_of
 from .search import best_along
 
 BATCH = 64
