@@ -70,7 +70,7 @@ EXTRA_MODES = 2
 """Incoherent modes that are added to see whether some are missing."""
 MODES_GAIN = 0.07
 """Relative decrease of the unexplained signal of held-out patterns that they must bring, and that by ``CERTAIN``."""
-DRIFT_PX = 0.3
+DRIFT_PX = 0.12
 """Root mean square of the drift, object pixels."""
 DRIFT_ORDER = 5
 """Highest order of the polynomial in time."""
