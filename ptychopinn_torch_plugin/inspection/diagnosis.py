@@ -5,8 +5,8 @@ Those of the model refine the object and compare predictions of held-out pattern
 significantly better with other axes, another sign or size of the defocus, rotated, scaled or drifting positions, or
 more modes, that is a cause. A sum of counts that the model does not explain is a change of the beam.
 
-The thresholds were set on the scans of ``benchmarks.geometry faults`` with seeds from 0 and left unchanged for those
-with seeds from 500 (``docs/inspect.md``).
+The thresholds were set on the scans of ``benchmarks.geometry faults`` with seeds below 9000 and left unchanged for
+those with seeds from 9000 (``docs/inspect.md``).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ parametric bootstrap)::
 Near 1, the model predicts as well as the photons allow. Alternatives (the defocus reversed, axes exchanged) are scored
 on the same patterns; a significantly better one is the most likely cause of a bad result.
 
-The thresholds were set on the scans of ``benchmarks/geometry`` from seed 100 and left unchanged for those from seed 200
+The thresholds were set on the scans of ``benchmarks/geometry`` below seed 1000 and left unchanged for those above
 (``docs/inspect.md``).
 """
 
