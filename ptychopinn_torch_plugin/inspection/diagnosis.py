@@ -68,7 +68,7 @@ REGULAR = 0.04
 """Relative deviation of the distances between neighbours below which positions form a periodic grid."""
 EXTRA_MODES = 2
 """Incoherent modes that are added to see whether some are missing."""
-MODES_GAIN = 0.07
+MODES_GAIN = 0.085
 """Relative decrease of the unexplained signal of held-out patterns that they must bring, and that by ``CERTAIN``."""
 DRIFT_PX = 0.12
 """Root mean square of the drift, object pixels."""
