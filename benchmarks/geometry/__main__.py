@@ -1,6 +1,6 @@
-"""``python -m benchmarks.geometry {inspect,verdict,faults,aps26id}``.
+"""``python -m benchmarks.geometry {inspect,verdict,faults,aps26id,rotation}``.
 
-Geometry from patterns alone, wrong signs, named faults, and the measured scan of APS 26-ID.
+Geometry from patterns alone, wrong signs, named faults, the measured scan of APS 26-ID, and a measured scan rotated.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
 from ptychopinn_torch_plugin.inspection.diagnosis import diagnose
 from ptychopinn_torch_plugin.inspection.inspect import inspect
+from ptychopinn_torch_plugin.inspection.reading import read_measurement
 
 from .aps26id import run_aps26id
 from .faults import FAULTS, faulty_scan
@@ -29,6 +30,7 @@ from .scans import DOSES, KINDS, known_scan, unknown_scan
 Modes = npt.NDArray[np.complexfloating]
 
 CPU = torch.device('cpu')
+TURN_DEGREES = 5.0
 NOISE = 1.1
 """R-factor over that of photon noise up to which a reconstruction was called explained by the R-factor alone."""
 
@@ -131,6 +133,24 @@ def diagnose_all(first: int, seeds: int, healthy: int) -> None:
     print(f'\n{right} of {len(every)} in the first two; {blamed} of {count} healthy blamed')
 
 
+def find_rotation(folder: Path) -> None:
+    """Inspect a measured scan as given and with its positions rotated by ``TURN_DEGREES``."""
+    given = read_measurement(folder)
+    for degrees in (0.0, TURN_DEGREES):
+        angle = math.radians(degrees)
+        back = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        middle = given.positions.mean(axis=0)
+        found = inspect(replace(given, positions=(given.positions - middle) @ back.T + middle), CPU).found
+        if found is None:
+            print(f'{degrees:.0f} degrees: nothing found', flush=True)
+            continue
+        print(
+            f'{degrees:.0f} degrees: orientation {found.best.orientation.name}, rotation '
+            f'{math.degrees(found.rotation.value):.2f} +- {math.degrees(found.rotation.error):.2f}',
+            flush=True,
+        )
+
+
 def overlap(probe: Modes, other: Modes) -> float:
     """Return the largest overlap of the strongest modes over all shifts, 0 to 1."""
     first, second = (modes[int(np.argmax(np.square(np.abs(modes)).sum(axis=(1, 2))))] for modes in (probe, other))
@@ -141,13 +161,13 @@ def overlap(probe: Modes, other: Modes) -> float:
 def main() -> None:
     """Run one of the tables."""
     parser = argparse.ArgumentParser(description='Geometry from patterns alone.')
-    parser.add_argument('table', choices=('inspect', 'verdict', 'faults', 'aps26id'))
+    parser.add_argument('table', choices=('inspect', 'verdict', 'faults', 'aps26id', 'rotation'))
     parser.add_argument('--kinds', nargs='+', default=list(KINDS))
     parser.add_argument('--doses', type=float, nargs='+', default=list(DOSES))
     parser.add_argument('--first', type=int, default=0, help='added to the numbers (seeds) of the scans')
     parser.add_argument('--seeds', type=int, default=5, help='scans of every fault')
     parser.add_argument('--healthy', type=int, default=4, help='healthy scans for each scan of a fault')
-    parser.add_argument('--data', type=Path, help='folder of the scan (aps26id)')
+    parser.add_argument('--data', type=Path, help='folder of the scan (aps26id, rotation)')
     parser.add_argument('--picture', type=Path, help='PNG file to draw (aps26id)')
     parser.add_argument('--threads', type=int, default=2, help='threads (aps26id)')
     parsed = parser.parse_args()
@@ -159,6 +179,11 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     np.set_printoptions(precision=3)
+    if parsed.table == 'rotation':
+        if parsed.data is None:
+            parser.error('rotation needs the folder of a scan: --data FOLDER')
+        find_rotation(parsed.data)
+        return
     if parsed.table == 'faults':
         diagnose_all(parsed.first, parsed.seeds, parsed.healthy)
         return

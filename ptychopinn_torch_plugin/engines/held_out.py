@@ -136,7 +136,8 @@ class HoldOut:
     ) -> Agreement:
         kept = np.setdiff1d(np.arange(whole.size), numbers)
         tensors = ScanTensors(replace(train, positions=whole.scan.positions[kept]), self._device)
-        state = self._refine(tensors, replace(initial_state(tensors), probe=start.probe))
+        known = replace(start, positions=start.positions[kept], intensities=start.intensities[kept])
+        state = self._refine(tensors, known)
         offset = start.origin[0] - state.origin[0], start.origin[1] - state.origin[1]
         window = extract_window(state.object_array, offset, start.object_shape)
         predicted = replace(start, object_array=window, probe=state.probe)

@@ -24,9 +24,9 @@ from ..data.io.output import write_product
 from ..data.io.workflow_folder import PRODUCT_FILE, read_product
 from ..data.scan import RawScan, make_raw_scan
 from ..data.tensors import ScanTensors, initial_state
+from ..engines.aperture import aperture_of
 from ..engines.solver import Solver
 from ..errors import ConfigurationError, InputError
-from .aperture import aperture_of
 from .inspect import Inspection
 from .measurement import Measurement, Orientation
 from .search import on_grid, subset_of

@@ -14,17 +14,17 @@ import torch
 from scipy.spatial import cKDTree
 
 from ..data.scan import make_raw_scan
+from ..engines.aperture import LARGEST_PROBE, Aperture, aperture_of
+from ..engines.given_probe import Value, curvature_of
 from ..engines.verification import reversed_defocus
 from ..errors import InputError
 from ..metrics.held_out import lead_of
-from .aperture import LARGEST_PROBE, Aperture, aperture_of
 from .detector import DetectorReport, inspect_detector
 from .diagnosis import diagnose, diameter_of
-from .given_probe import curvature_of
 from .measurement import Measurement, Orientation
 from .parallax import Parallax, find_parallax
 from .report import Finding, Proposal, Report, metres, with_error
-from .search import CERTAIN, SUBSET_PIXELS, Found, Search, Value, on_grid, subset_of
+from .search import CERTAIN, SUBSET_PIXELS, Found, Search, on_grid, subset_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,10 @@ from scipy.ndimage import gaussian_filter
 
 from ..data.grouping import compact_windows
 from ..data.scan import RawScan, make_raw_scan
+from ..engines.aperture import Aperture, aperture_of
+from ..engines.given_probe import Value
 from ..engines.held_out import HoldOut, HoldOutPlan
 from ..metrics.held_out import Agreement, jackknife, lead_of
-from .aperture import Aperture, aperture_of
 from .measurement import DISTINCT, Measurement, Orientation
 
 logger = logging.getLogger(__name__)
@@ -64,14 +65,6 @@ TILE_PX = 24
 """Side of the tiles of the error bar of the contrast."""
 
 ShouldStop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number with its standard error."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True, eq=False)

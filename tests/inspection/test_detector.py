@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ptychopinn_torch_plugin.inspection.aperture import aperture_of
+from ptychopinn_torch_plugin.engines.aperture import aperture_of
 from ptychopinn_torch_plugin.inspection.detector import inspect_detector
 
 Counts = npt.NDArray[np.int64]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.geometry.faults import faulty_scan
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.engines.pipeline import refine
@@ -43,6 +44,12 @@ def test_a_reversed_defocus_is_named_and_a_healthy_scan_is_not_blamed(scan: RawS
     assert 'reversed' in [cause.key for cause in diagnose(reverse, CPU).causes][:2]
     healthy = diagnose(scan, CPU)
     assert [cause.key for cause in healthy.causes] == [], healthy.numbers
+
+
+def test_a_drift_that_the_positions_follow_in_part_only_is_named() -> None:
+    found = diagnose(faulty_scan('drift', 8100), CPU)
+    assert found.numbers['drift_px'] < 0.3, 'the injected drift is 2 pixels'
+    assert found.causes[0].key == 'drift'
 
 
 def test_at_low_dose_the_r_factor_is_that_of_noise_for_the_wrong_sign_and_the_verdict_is_red() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ptychopinn_torch_plugin.config import RefinementConfig
+from benchmarks.geometry.scans import known_scan
+from ptychopinn_torch_plugin.config import RefinementConfig, parse_config
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.data.tensors import ScanTensors, initial_state
 from ptychopinn_torch_plugin.engines.held_out import HoldOut, HoldOutPlan
+from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
-from ptychopinn_torch_plugin.metrics.credibility import credibility
+from ptychopinn_torch_plugin.metrics.credibility import PlainProbes, credibility
 from ptychopinn_torch_plugin.metrics.held_out import Agreement, agreement, join, lead_of
 from tests.helpers.scans import make_scan
 
@@ -103,3 +107,26 @@ def test_colours_follow_the_thresholds() -> None:
     worse = credibility(sums(0.2), ideal, {'flipped and reversed': sums(0.7)})
     assert worse.colour == 'red' and worse.cause == 'flipped and reversed'
     assert 'flipped, and the defocus' in worse.sentence
+
+
+def test_a_sign_that_only_the_refined_probe_supports_is_wrong() -> None:
+    own, ideal, worse = sums(0.1), sums(0.1), {'reversed': sums(0.02, seed=2)}
+    assert credibility(own, ideal, worse).colour == 'green', 'a refined probe predicts noise as well'
+    contradicting = PlainProbes(same=sums(0.0, seed=3), other=sums(0.099, seed=4))
+    alternatives = {'reversed': contradicting.other}
+    found = credibility(own, ideal, alternatives, contradicting)
+    assert found.colour == 'red' and found.cause == 'reversed'
+    assert credibility(own, ideal, worse, contradicting).colour == 'yellow', 'the refined probe is certainly better'
+    agreeing = PlainProbes(same=sums(0.09, seed=3), other=sums(0.0, seed=4))
+    assert credibility(own, ideal, worse, agreeing).colour == 'green'
+
+
+def test_at_1000_photons_a_probe_that_adapted_to_the_wrong_sign_is_rejected() -> None:
+    _, scan = known_scan(103, 1e3, 'photograph')
+    config = parse_config({'inference': {'threads': 1}})
+    colours = {}
+    for name, probe in (('right', scan.probe), ('reversed', reversed_defocus(scan.probe))):
+        metrics = refine(replace(scan, probe=probe), config).metrics
+        assert metrics is not None and metrics.credibility is not None
+        colours[name] = metrics.credibility.colour
+    assert colours == {'right': 'green', 'reversed': 'red'}

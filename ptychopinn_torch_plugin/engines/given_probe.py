@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-
-from .search import Value
 
 TRIALS = 81
 
 Modes = npt.NDArray[np.complexfloating]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with its standard error."""
+
+    value: float
+    error: float
 
 
 def curvature_of(modes: Modes, largest: float) -> Value:
