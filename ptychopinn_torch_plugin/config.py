@@ -221,7 +221,7 @@ class TrainingConfig(_Frozen):
     """Training of the network."""
 
     epochs: int = setting(
-        30,
+        20,
         'Epochs (training)',
         'Passes of the training over the scan. Raise it while the validation loss still falls at the end of a run.',
         unit='epochs',

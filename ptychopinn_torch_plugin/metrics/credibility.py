@@ -168,7 +168,7 @@ def credibility(
 
 
 def _sentence(value: float, colour: Colour, cause: str | None, lead: float, *, is_distinct: bool) -> str:
-    share = f'held-out patterns are predicted {100 * value:.0f} % as well as the photons allow'
+    share = f'held-out patterns are predicted {100 * min(value, 1.0):.0f} % as well as the photons allow'
     if cause is not None:
         return f'Wrong: {cause_text(cause)} ({lead:.0f} standard errors); {share}.'
     if math.isnan(value):

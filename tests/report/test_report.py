@@ -176,7 +176,7 @@ def test_the_page_of_a_training_holds_everything(trained: TrainingRun, training_
     text = training_page.read_text()
     for words in ('the model file holds this epoch', '25 November 2026', '1 min 23 s', 'one &lt;b&gt;warning', '30 nm'):
         assert words in text
-    assert re.search(r'training\.epochs</code></td><td>2</td><td>30</td>', text)
+    assert re.search(r'training\.epochs</code></td><td>2</td><td>20</td>', text)
     facts = facts_in(training_page)
     validate('report', facts)
     assert facts['scans'][0]['object_pixel_m'] == [2e-8, 3e-8]
