@@ -135,7 +135,7 @@ def estimate(work: Work, scan: ScanSize, config: Config, calibration: Calibratio
 def sentence(work: Work, scan: ScanSize, config: Config, calibration: Calibration) -> str:
     """Return the estimate in words.
 
-    For example: "516 patterns of 128 x 128 pixels, one probe mode: 30 epochs, about 4 minutes on this CPU (2 cores),
+    For example: "516 patterns of 128 x 128 pixels, one probe mode: 20 epochs, about 3 minutes on this CPU (2 cores),
     1.2 GB."
     """
     cost, device = estimate(work, scan, config, calibration), device_of(work, config)
