@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 from .errors import MemoryLimitError, MissingDependencyError, PtychoPINNError
 from .limits import says_out_of_memory
@@ -33,8 +34,9 @@ def missing(error: ImportError | MemoryError) -> PtychoPINNError:
         The error to raise: a :class:`MissingDependencyError`, which is a :class:`RuntimeError`, as PtychoPINN's users
         expect of a call without torch; a :class:`MemoryLimitError` where memory is too small to load a library.
     """
-    if isinstance(error, MemoryError) or says_out_of_memory(str(error)):
-        words = str(error) or type(error).__name__
+    cause = next((one for one in _chain(error) if _is_out_of_memory(one)), None)
+    if cause is not None:
+        words = str(cause) or type(cause).__name__
         return MemoryLimitError(
             f'There is not enough memory to load the libraries ({words}): free some memory, or raise the limit of the '
             'job or the shell (ulimit -v).'
@@ -46,6 +48,18 @@ def missing(error: ImportError | MemoryError) -> PtychoPINNError:
         f'{module or "A package"} is needed for this and cannot be imported ({error}): run '
         f'"{sys.executable} -m pip install {packages}"{then}.'
     )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and the errors that it came from: some packages replace the message of the loader."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or says_out_of_memory(str(error))
 
 
 def is_own(error: ImportError) -> bool:

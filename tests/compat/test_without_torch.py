@@ -67,3 +67,6 @@ def test_one_function_words_every_missing_part() -> None:
     assert "-m pip install 'ptychopinn_torch_plugin[mlflow]'\"." in str(missing(ImportError('no', name='mlflow.x')))
     assert '-m pip install h5py".' in str(missing(ImportError('no', name='h5py')))
     assert str(missing(ImportError('no'))).startswith('A package is needed')
+    replaced = ImportError('this install seems to be broken', name='scipy')
+    replaced.__cause__ = ImportError('libc.so: failed to map segment from shared object')
+    assert 'not enough memory to load the libraries (libc.so: failed' in str(missing(replaced))
