@@ -34,19 +34,25 @@ def missing(error: ImportError | MemoryError) -> PtychoPINNError:
         The error to raise: a :class:`MissingDependencyError`, which is a :class:`RuntimeError`, as PtychoPINN's users
         expect of a call without torch; a :class:`MemoryLimitError` where memory is too small to load a library.
     """
+    if isinstance(error, MemoryError):
+        return _memory_limit(error)
     cause = next((one for one in _chain(error) if _is_out_of_memory(one)), None)
     if cause is not None:
-        words = str(cause) or type(cause).__name__
-        return MemoryLimitError(
-            f'There is not enough memory to load the libraries ({words}): free some memory, or raise the limit of the '
-            'job or the shell (ulimit -v).'
-        )
+        return _memory_limit(cause)
     module = (error.name or '').split('.', maxsplit=1)[0]
     packages = 'torch lightning' if not module or module in _ENGINE else _REQUIREMENTS.get(module, module)
     then = ', then check the installation with "ptychopinn-torch doctor"' if packages == 'torch lightning' else ''
     return MissingDependencyError(
         f'{module or "A package"} is needed for this and cannot be imported ({error}): run '
         f'"{sys.executable} -m pip install {packages}"{then}.'
+    )
+
+
+def _memory_limit(error: BaseException) -> MemoryLimitError:
+    words = str(error) or type(error).__name__
+    return MemoryLimitError(
+        f'There is not enough memory to load the libraries ({words}): free some memory, or raise the limit of the '
+        'job or the shell (ulimit -v).'
     )
 
 
