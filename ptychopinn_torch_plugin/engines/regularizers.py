@@ -20,9 +20,9 @@ Total variation and cosine blocks
     (S. V. Venkatakrishnan, C. A. Bouman & B. Wohlberg, Plug-and-play priors for model based reconstruction, IEEE
     GlobalSIP (2013)). Total variation suits sharp edges between flat areas, cosine blocks suit texture and smooth
     areas; the errors of the two differ, so their mean is better than either. The blocks lie at other places in every
-    epoch, so the result is the running mean of the last epochs::
+    epoch, so the result contains the running mean ``M`` of the last epochs, the more of it the larger their share::
 
-        M <- M + (O - M) / min(epoch, 8)
+        M <- M + (O - M) / min(epoch, 8),    result = O + min(1, 2 c) (M - O)
 
 ``Z`` is the step along a preconditioned direction with a low-frequency part, so neither is the proximal gradient
 method of one objective. Both were chosen by measured quality (:doc:`/benchmarks`).
@@ -110,8 +110,8 @@ class CosineBlocks:
         return estimate
 
     def result(self, object_array: Tensor) -> Tensor:
-        """Return the running mean, or ``object_array`` before the first epoch."""
-        return object_array if self._mean is None else self._mean
+        """Return the running mean, with the weight of its share, or ``object_array`` before the first epoch."""
+        return object_array if self._mean is None else object_array.lerp(self._mean, min(1.0, 2 * self._share))
 
 
 def regularizer_for(smoothing: Smoothing, like: Tensor, kernels: Kernels = REFERENCE) -> Regularizer:

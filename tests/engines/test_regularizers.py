@@ -81,14 +81,16 @@ def test_the_share_weighs_cosine_blocks_against_total_variation() -> None:
     assert isinstance(regularizer_for(Smoothing(3.0), noisy), TotalVariation)
 
 
-def test_cosine_blocks_return_the_mean_of_eight_epochs() -> None:
+@pytest.mark.parametrize('share, weight', [(0.5, 1.0), (0.1, 0.2), (0.8, 1.0)])
+def test_cosine_blocks_return_the_mean_of_eight_epochs(share: float, weight: float) -> None:
     _, noisy = noisy_step(0.1)
-    blocks, photons = CosineBlocks(Smoothing(1.0, 1.0, 0.5), noisy), torch.full((40, 40), 100.0)
+    blocks, photons = CosineBlocks(Smoothing(1.0, 1.0, share), noisy), torch.full((40, 40), 100.0)
     assert blocks.result(noisy) is noisy
     mean = torch.zeros_like(noisy)
     for epoch in range(1, 12):
-        mean = mean + (blocks(noisy, photons) - mean) / min(epoch, 8)
-        torch.testing.assert_close(blocks.result(noisy), mean)
+        answer = blocks(noisy, photons)
+        mean = mean + (answer - mean) / min(epoch, 8)
+        torch.testing.assert_close(blocks.result(answer), answer + weight * (mean - answer))
 
 
 @pytest.mark.parametrize('shape', [(40, 40), (37, 50), (8, 300)])
