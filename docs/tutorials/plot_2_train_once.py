@@ -35,7 +35,7 @@ first, second = (read_workflow_folder(folder / f'scan{number}') for number in (1
 #     ptychopinn-torch train scan1 -o trained
 #
 # This small network trains for 6 epochs, so that the page is built in seconds. The defaults (8 steps, width 16, 20
-# epochs) take minutes: about 8 minutes on two CPU cores for 516 patterns of 128 x 128 pixels.
+# epochs) take minutes: 2 to 3 minutes on two CPU cores for 516 patterns of 128 x 128 pixels.
 
 from ptychopinn_torch_plugin.config import parse_config
 from ptychopinn_torch_plugin.storage.model_file import load_model
