@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ptychodus.api.io import load_product
@@ -18,6 +19,10 @@ from ptychodus.api.product import Product
 from ptychopinn_torch_plugin.data.io.workflow_folder import DIFFRACTION_FILE, PRODUCT_FILE
 
 EPOCHS = 100
+EPOCHS_TO_MATCH = (4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60)
+"""Epochs of the refinement that are tried in turn until it is as good as LSQ-ML."""
+UNCHECKED = {'verify': False, 'calibrate': False}
+"""Inference settings for a time to compare: pty-chi computes no verdict and no uncertainty."""
 
 
 def run_ptychi(python: Path, scan: Path, folder: Path, epochs: int = EPOCHS) -> tuple[Product, float]:
@@ -28,6 +33,19 @@ def run_ptychi(python: Path, scan: Path, folder: Path, epochs: int = EPOCHS) -> 
     product, seconds = _run(python, scan, folder, epochs)
     _, start = _run(python, scan, folder, 1)
     return product, (seconds - start) * epochs / (epochs - 1)
+
+
+def time_to_match(reaches: Callable[[int], tuple[bool, float]]) -> str:
+    """Return the fewest epochs of ``EPOCHS_TO_MATCH`` for which ``reaches`` returns True, and their seconds, as text.
+
+    Args:
+        reaches: refines for so many epochs; whether the result is as good as that of LSQ-ML, and the seconds.
+    """
+    for epochs in EPOCHS_TO_MATCH:
+        is_reached, seconds = reaches(epochs)
+        if is_reached:
+            return f'reached in {seconds:.2f} s by {epochs} epochs of refinement'
+    return f'not reached by {EPOCHS_TO_MATCH[-1]} epochs of refinement'
 
 
 def _run(python: Path, scan: Path, folder: Path, epochs: int) -> tuple[Product, float]:

@@ -20,7 +20,7 @@ from ptychopinn_torch_plugin.data.io.workflow_folder import load_workflow_folder
 from ptychopinn_torch_plugin.data.scan import RawScan
 from ptychopinn_torch_plugin.demo.plots import Titled, draw_objects
 from ptychopinn_torch_plugin.demo.simulate import TRUTH_FILE
-from ptychopinn_torch_plugin.metrics import compare_with_truth
+from ptychopinn_torch_plugin.metrics import ScoredPair, compare_with_truth
 from ptychopinn_torch_plugin.metrics.ground_truth import WELL_ILLUMINATED
 from ptychopinn_torch_plugin.types import Reconstruction
 
@@ -99,16 +99,24 @@ class Gallery:
 
     def add(self, name: str, product: Product) -> tuple[float, float]:
         """Show a product, and return its amplitude and phase SSIM."""
-        pair = compare_with_truth(self._simulated.truth, product, self._well_illuminated)
+        pair = self._compare(product)
         if not self._shown:
             self._shown.append(('truth', pair.truth))
         self._shown.append((name, pair.product))
         return pair.scores.amplitude_ssim, pair.scores.phase_ssim
 
+    def score(self, product: Product) -> tuple[float, float]:
+        """Return the amplitude and phase SSIM of a product that is not shown."""
+        scores = self._compare(product).scores
+        return scores.amplitude_ssim, scores.phase_ssim
+
     def draw(self, file: Path) -> None:
         """Write the PNG."""
         pixel = self._simulated.truth.object_.get_pixel_geometry()
         draw_objects(self._shown, (pixel.height_m, pixel.width_m), self._title, file)
+
+    def _compare(self, product: Product) -> ScoredPair:
+        return compare_with_truth(self._simulated.truth, product, self._well_illuminated)
 
 
 def pair_text(pair: tuple[float, float]) -> str:
