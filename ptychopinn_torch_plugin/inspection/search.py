@@ -269,10 +269,11 @@ class Search:
             return Value(middle + step * vertex.value, step * vertex.error)
 
         # The width of the maximum depends on the object and the dose: the more certain of two widths counts.
-        found, other = sorted(
+        widths = sorted(
             (vertex_at(0.0, start, degrees) for degrees in ROTATION_STEPS_DEGREES), key=lambda item: item.error
         )
-        change = found.value - other.value
+        found = widths[0]
+        change = found.value - widths[-1].value
         if self._is_probe_determined(replace(scan, positions=rotated(scan.positions, found.value)), start):
             probe = start
             for _ in range(ROTATION_ROUNDS):
