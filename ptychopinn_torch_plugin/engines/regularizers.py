@@ -42,8 +42,6 @@ from ..types import Smoothing
 
 INNER_STEPS = 8
 """Dual steps in an epoch; the dual variable is kept, so a few are enough."""
-
-
 AVERAGED_EPOCHS = 8
 """Epochs over which the running mean of cosine blocks extends."""
 

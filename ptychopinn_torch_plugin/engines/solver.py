@@ -132,7 +132,7 @@ class Solver:
             if listen(epoch + 1, deviance):
                 break
         self._state = replace(self._state, object_array=self._smoothed_object())
-        self._regularizer = None
+        self._regularizer = None  # its result is in the state now
         self._normalise_probe()
         return self.state
 

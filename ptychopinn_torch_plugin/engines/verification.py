@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from ..data.scan import RawScan
-from ..metrics.credibility import AND_REVERSED, PlainProbes, credibility
+from ..metrics.credibility import AND_REVERSED, UnrefinedProbes, credibility
 from ..metrics.held_out import Agreement
 from ..types import Credibility
 from .aperture import LARGEST_PROBE, aperture_of
@@ -41,8 +41,8 @@ PHOTONS = 1.5e5
 """Photons that all patterns of that part hold together, as far as ``MOST`` allows: few photons need more patterns."""
 SAMPLE = 64
 """Patterns whose photons are counted."""
-LENS_BELOW = 0.3
-"""Correlation of the result with the held-out patterns below which the plain probes of both signs are compared."""
+UNREFINED_BELOW = 0.3
+"""Correlation of the result with the held-out patterns below which unrefined probes of both signs are compared."""
 _EPOCHS = PLAN.epochs * 3 * PLAN.used_folds + MODEL_PLAN.epochs
 """Epochs of a verification whose result is green."""
 _MORE_EPOCHS = 8 * PLAN.epochs * PLAN.used_folds
@@ -70,12 +70,12 @@ class Verification:
     own: Agreement
     ideal: Agreement
     alternatives: dict[str, Agreement]
-    plain: PlainProbes | None = None
+    unrefined: UnrefinedProbes | None = None
 
     @property
     def credibility(self) -> Credibility:
         """The verdict."""
-        return credibility(self.own, self.ideal, self.alternatives, self.plain)
+        return credibility(self.own, self.ideal, self.alternatives, self.unrefined)
 
 
 def verify(
@@ -114,10 +114,10 @@ def verify(
     ideal = HoldOut(drawn, device, PLAN, stop_after_epoch).agreement(probe)
     reverse = reversed_defocus(probe)
     alternatives = {'reversed': held.agreement(reverse)}
-    plain = _plain_probes(held, part, probe) if own.correlation < LENS_BELOW else None
-    if plain is not None:
-        alternatives['reversed'] = max(alternatives['reversed'], plain.other, key=lambda item: item.correlation)
-    found = Verification(own, ideal, alternatives, plain)
+    unrefined = _unrefined_probes(held, part, probe) if own.correlation < UNREFINED_BELOW else None
+    if unrefined is not None:
+        alternatives['reversed'] = max(alternatives['reversed'], unrefined.other, key=lambda item: item.correlation)
+    found = Verification(own, ideal, alternatives, unrefined)
     if found.credibility.colour != 'green':
         middle = part.positions.mean(axis=0)
         for name, matrix in AXES.items():
@@ -127,14 +127,14 @@ def verify(
     return found
 
 
-def _plain_probes(held: HoldOut, part: RawScan, probe: Modes) -> PlainProbes | None:
+def _unrefined_probes(held: HoldOut, part: RawScan, probe: Modes) -> UnrefinedProbes | None:
     """Score the aperture out of focus by the curvature of ``probe``, and by the opposite one; None for other shapes."""
     if part.pattern_shape[0] != part.pattern_shape[1]:
         return None
     aperture = aperture_of(np.asarray(part.counts).mean(axis=0, dtype=np.float64), part.bad_pixels)
     curvature = curvature_of(probe, LARGEST_PROBE * aperture.largest_curvature).value
     same, other = (held.agreement(aperture.probe(sign * curvature)) for sign in (1.0, -1.0))
-    return PlainProbes(same, other)
+    return UnrefinedProbes(same, other)
 
 
 def verified_epochs(scan: RawScan) -> float:

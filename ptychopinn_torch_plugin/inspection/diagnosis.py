@@ -6,7 +6,7 @@ significantly better with other axes, another sign or size of the defocus, rotat
 more modes, that is a cause. A sum of counts that the model does not explain is a change of the beam.
 
 The thresholds were set on the scans of ``benchmarks.geometry faults`` with seeds below 9000 and left unchanged for
-those with seeds from 9000 (``docs/inspect.md``).
+those with seeds from 9000 (``docs/inspect.md``), but that of the modes: it was raised after one of these.
 """
 
 from __future__ import annotations

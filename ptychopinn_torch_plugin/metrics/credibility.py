@@ -103,7 +103,7 @@ DOUBT = Advice(
 """Where a verdict is not green and no alternative predicts better."""
 
 
-class PlainProbes(NamedTuple):
+class UnrefinedProbes(NamedTuple):
     """Agreement of two probes that no pattern has refined: the aperture out of focus, with either sign."""
 
     same: Agreement
@@ -124,7 +124,7 @@ def cause_text(name: str) -> str:
 
 
 def credibility(
-    own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agreement], plain: PlainProbes | None = None
+    own: Agreement, ideal: Agreement, alternatives: Mapping[str, Agreement], unrefined: UnrefinedProbes | None = None
 ) -> Credibility:
     """Compute the verdict on a reconstruction.
 
@@ -132,7 +132,7 @@ def credibility(
         own: agreement of its geometry with the held-out patterns.
         ideal: the same for counts drawn from the model.
         alternatives: agreement of other geometries with the held-out patterns, by keys of ``ADVICE``.
-        plain: agreement of unrefined probes of either sign, where the result predicts little. If the other sign is
+        unrefined: agreement of unrefined probes of either sign, where the result predicts little. If the other sign is
             certainly better, the sign is wrong unless the refined probe certainly predicts better than both.
     """
     allowed = ideal.correlation
@@ -144,12 +144,12 @@ def credibility(
     best = max(leads, key=lambda name: alternatives[name].correlation, default=None)
     lead = math.nan if best is None else leads[best]
     is_wrong = best is not None and lead > CERTAIN
-    contradicts = plain is not None and plain.lead > CERTAIN
-    if plain is not None and contradicts and not is_wrong and best == 'reversed' and lead > -CERTAIN:
-        is_wrong, lead = True, plain.lead
+    contradicts = unrefined is not None and unrefined.lead > CERTAIN
+    if unrefined is not None and contradicts and not is_wrong and best == 'reversed' and lead > -CERTAIN:
+        is_wrong, lead = True, unrefined.lead
+    is_distinct = best is None or (lead < -CERTAIN and not contradicts)
     colour: Colour = 'red'
     if not is_wrong and not value + ALLOWANCE * error < DOUBTFUL:
-        is_distinct = best is None or (lead < -CERTAIN and not contradicts)
         colour = 'green' if is_distinct and value + ALLOWANCE * error >= CREDIBLE else 'yellow'
     cause = best if is_wrong else None
     advice = None if colour == 'green' else DOUBT if cause is None else ADVICE[cause.removesuffix(AND_REVERSED)]
@@ -161,7 +161,7 @@ def credibility(
         colour=colour,
         cause=cause,
         lead=lead,
-        sentence=_sentence(value, colour, cause, lead, is_distinct=lead < -CERTAIN and not contradicts),
+        sentence=_sentence(value, colour, cause, lead, is_distinct=is_distinct),
         map=None if advice is None else advice.map,
         setting=None if advice is None else advice.setting,
     )

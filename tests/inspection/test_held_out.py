@@ -16,7 +16,7 @@ from ptychopinn_torch_plugin.engines.held_out import HoldOut, HoldOutPlan
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.engines.solver import Solver
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
-from ptychopinn_torch_plugin.metrics.credibility import PlainProbes, credibility
+from ptychopinn_torch_plugin.metrics.credibility import UnrefinedProbes, credibility
 from ptychopinn_torch_plugin.metrics.held_out import Agreement, agreement, join, lead_of
 from tests.helpers.scans import make_scan
 
@@ -112,12 +112,12 @@ def test_colours_follow_the_thresholds() -> None:
 def test_a_sign_that_only_the_refined_probe_supports_is_wrong() -> None:
     own, ideal, worse = sums(0.1), sums(0.1), {'reversed': sums(0.02, seed=2)}
     assert credibility(own, ideal, worse).colour == 'green', 'a refined probe predicts noise as well'
-    contradicting = PlainProbes(same=sums(0.0, seed=3), other=sums(0.099, seed=4))
+    contradicting = UnrefinedProbes(same=sums(0.0, seed=3), other=sums(0.099, seed=4))
     alternatives = {'reversed': contradicting.other}
     found = credibility(own, ideal, alternatives, contradicting)
     assert found.colour == 'red' and found.cause == 'reversed'
     assert credibility(own, ideal, worse, contradicting).colour == 'yellow', 'the refined probe is certainly better'
-    agreeing = PlainProbes(same=sums(0.09, seed=3), other=sums(0.0, seed=4))
+    agreeing = UnrefinedProbes(same=sums(0.09, seed=3), other=sums(0.0, seed=4))
     assert credibility(own, ideal, worse, agreeing).colour == 'green'
 
 
