@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ptychopinn_torch_plugin.config import parse_config
+from ptychopinn_torch_plugin.data.positions import mapped, rotation_matrix
 from ptychopinn_torch_plugin.engines.pipeline import refine
 from ptychopinn_torch_plugin.engines.verification import reversed_defocus, verify
 from ptychopinn_torch_plugin.inspection.diagnosis import diagnose
@@ -137,10 +138,8 @@ def find_rotation(folder: Path) -> None:
     """Inspect a measured scan as given and with its positions rotated by ``TURN_DEGREES``."""
     given = read_measurement(folder)
     for degrees in (0.0, TURN_DEGREES):
-        angle = math.radians(degrees)
-        back = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-        middle = given.positions.mean(axis=0)
-        found = inspect(replace(given, positions=(given.positions - middle) @ back.T + middle), CPU).found
+        turned = mapped(given.positions, rotation_matrix(-math.radians(degrees)))
+        found = inspect(replace(given, positions=turned), CPU).found
         if found is None:
             print(f'{degrees:.0f} degrees: nothing found', flush=True)
             continue

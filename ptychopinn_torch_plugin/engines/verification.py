@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..data.positions import mapped
 from ..data.scan import RawScan
 from ..metrics.credibility import AND_REVERSED, UnrefinedProbes, credibility
 from ..metrics.held_out import Agreement
@@ -119,9 +120,8 @@ def verify(
         alternatives['reversed'] = max(alternatives['reversed'], unrefined.other, key=lambda item: item.correlation)
     found = Verification(own, ideal, alternatives, unrefined)
     if found.credibility.colour != 'green':
-        middle = part.positions.mean(axis=0)
         for name, matrix in AXES.items():
-            turned = (part.positions - middle) @ matrix.T + middle
+            turned = mapped(part.positions, matrix)
             alternatives[name] = held.agreement(probe, turned)
             alternatives[name + AND_REVERSED] = held.agreement(reverse, turned)
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..config import RefinementConfig
 from ..data.io.conversion import BeamGeometry, complete_geometry, write_workflow_folder
 from ..data.io.output import write_product
 from ..data.io.workflow_folder import PRODUCT_FILE, read_product
+from ..data.positions import mapped, rotation_matrix
 from ..data.scan import RawScan, make_raw_scan
 from ..data.tensors import ScanTensors, initial_state
 from ..engines.aperture import aperture_of
@@ -167,10 +167,7 @@ def write_changed(
 def _mapped(positions: npt.NDArray[np.float64], changes: Changes, accepted: Collection[str]) -> npt.NDArray[np.float64]:
     angle = changes.rotation if 'rotation' in accepted else 0.0
     scale = changes.scale if 'scale' in accepted else 1.0
-    cosine, sine = math.cos(angle), math.sin(angle)
-    middle = positions.mean(axis=0)
-    matrix = scale * np.array([[cosine, -sine], [sine, cosine]])
-    return np.asarray((positions - middle) @ matrix.T + middle)
+    return mapped(positions, scale * rotation_matrix(angle))
 
 
 def _probe(measurement: Measurement, changes: Changes, device: torch.device) -> npt.NDArray[np.complexfloating]:

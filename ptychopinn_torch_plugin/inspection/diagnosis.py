@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 from skimage.registration import phase_cross_correlation
 
 from ..config import RefinementConfig
+from ..data.positions import mapped, rotation_matrix
 from ..data.scan import RawScan
 from ..data.tensors import ScanTensors, initial_state
 from ..engines.aperture import LARGEST_PROBE, aperture_of
@@ -220,7 +221,6 @@ class _ModelChecks:
         self._should_stop = should_stop
         self._held = HoldOut(scan, device, PLAN, should_stop)
         self._fine = HoldOut(scan, device, FINE_PLAN, should_stop)
-        self._middle = scan.positions.mean(axis=0)
 
     def causes(self, numbers: dict[str, float]) -> list[Cause]:
         """Return the causes, largest gain first; the numbers are added to ``numbers``."""
@@ -266,7 +266,7 @@ class _ModelChecks:
         reverse = reversed_defocus(probe)
         trials = {'reversed': self._held.agreement(reverse)}
         for name, matrix in AXES.items():
-            turned = self._mapped(matrix)
+            turned = mapped(self._scan.positions, matrix)
             trials[name] = max(
                 (self._held.agreement(item, turned) for item in (probe, reverse)), key=lambda item: item.correlation
             )
@@ -278,11 +278,10 @@ class _ModelChecks:
 
         def rotated(offset: float, held: HoldOut = self._held) -> Agreement:
             angle = math.radians(ROTATION_STEP_DEGREES * offset)
-            cosine, sine = math.cos(angle), math.sin(angle)
-            return held.agreement(positions=self._mapped(np.array([[cosine, -sine], [sine, cosine]])))
+            return held.agreement(positions=mapped(self._scan.positions, rotation_matrix(angle)))
 
         def scaled(offset: float, held: HoldOut = self._held) -> Agreement:
-            return held.agreement(positions=self._mapped((1 + SCALE_STEP * offset) * np.eye(2)))
+            return held.agreement(positions=mapped(self._scan.positions, (1 + SCALE_STEP * offset) * np.eye(2)))
 
         mean = self._scan.counts.mean(axis=0, dtype=np.float64)
         aperture = aperture_of(mean, self._scan.bad_pixels)
@@ -300,9 +299,6 @@ class _ModelChecks:
             numbers[f'{name}_best'] = step * vertex.value
             trials[name] = trial(vertex.value, self._fine)
         return trials
-
-    def _mapped(self, matrix: npt.NDArray[np.float64]) -> Positions:
-        return np.asarray((self._scan.positions - self._middle) @ matrix.T + self._middle)
 
     def _refined(self) -> tuple[float, npt.NDArray[np.float64], Positions]:
         """Refine everything; return the last deviance, the intensities, and the positions with the drift it shows."""

@@ -19,6 +19,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ..data.grouping import compact_windows
+from ..data.positions import mapped, rotation_matrix
 from ..data.scan import RawScan, make_raw_scan
 from ..engines.aperture import Aperture, aperture_of
 from ..engines.given_probe import Value
@@ -192,10 +193,7 @@ class Search:
     ) -> Candidate:
         """Score one candidate on the subset; ``matrix`` ``(2, 2)`` maps the positions about their centre."""
         scan, aperture = self.scan(orientation)
-        positions = scan.positions
-        if matrix is not None:
-            middle = positions.mean(axis=0)
-            positions = (positions - middle) @ matrix.T + middle
+        positions = scan.positions if matrix is None else mapped(scan.positions, matrix)
         held = HoldOut(scan, self._device, self._fine, self._should_stop)
         return Candidate(orientation, curvature, held.agreement(aperture.probe(curvature), positions))
 
@@ -260,7 +258,7 @@ class Search:
         scan, aperture = self.scan(best.orientation)
         start = aperture.probe(best.curvature)
 
-        def vertex_at(middle: float, probe: npt.NDArray[np.complexfloating], degrees: float) -> Value:
+        def maximum_near(middle: float, probe: npt.NDArray[np.complexfloating], degrees: float) -> Value:
             step = math.radians(degrees)
             held = HoldOut(scan, self._device, self._fine, self._should_stop)
             vertex = best_along(
@@ -270,7 +268,7 @@ class Search:
 
         # The width of the maximum depends on the object and the dose: the more certain of two widths counts.
         widths = sorted(
-            (vertex_at(0.0, start, degrees) for degrees in ROTATION_STEPS_DEGREES), key=lambda item: item.error
+            (maximum_near(0.0, start, degrees) for degrees in ROTATION_STEPS_DEGREES), key=lambda item: item.error
         )
         found = widths[0]
         change = found.value - widths[-1].value
@@ -280,7 +278,7 @@ class Search:
                 turned = replace(scan, positions=rotated(scan.positions, found.value))
                 refined = HoldOut(turned, self._device, PROBE_PLAN, self._should_stop).refined(probe)
                 probe = refined.probe.cpu().numpy()
-                previous, found = found, vertex_at(found.value, probe, ROTATION_STEPS_DEGREES[0])
+                previous, found = found, maximum_near(found.value, probe, ROTATION_STEPS_DEGREES[0])
                 change = found.value - previous.value
         return Value(found.value, math.hypot(found.error, change))
 
@@ -343,9 +341,7 @@ def on_grid(measurement: Measurement) -> tuple[npt.NDArray[np.float64], tuple[in
 
 def rotated(positions: npt.NDArray[np.float64], angle: float) -> npt.NDArray[np.float64]:
     """Return ``positions`` ``(n, 2)`` rotated about their centre by ``angle`` (radians, from y towards x)."""
-    cosine, sine = math.cos(angle), math.sin(angle)
-    middle = positions.mean(axis=0)
-    return np.asarray((positions - middle) @ np.array([[cosine, -sine], [sine, cosine]]).T + middle)
+    return mapped(positions, rotation_matrix(angle))
 
 
 def is_better(more: Agreement, fewer: Agreement) -> bool:
