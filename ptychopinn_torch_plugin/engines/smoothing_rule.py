@@ -6,7 +6,8 @@ pixel (``I_j`` is the intensity of the probe at position ``j``)::
 
     overlap = sum W^2 / sum_j I_j^2
 
-which is 1 where no positions overlap.
+which is 1 where no positions overlap. The metrics of a result compute it for each pixel
+(``ReconstructionMetrics.overlap``), from the photons of every position, which are not known before.
 
 The strength of the total variation is ``.25 sqrt(W)`` photons, and 4 at most: in its units, photons, noise counts as
 ``sqrt(W)``. If it grew on, discs at 10^6 photons would gain, but on a strong texture of 2 pixels the R-factor rose by a
@@ -32,6 +33,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ..metrics.overlap import LEAST_OVERLAP
 from ..types import Smoothing
 
 FACTOR = 0.25
@@ -44,8 +46,6 @@ FAINT = 350.0
 LARGEST_SHARE = 0.5
 FAINT_THRESHOLD = 1.0
 SPARSE_THRESHOLD = 2.0
-LEAST_OVERLAP = 3.0
-"""Positions on a pixel below which cosine blocks are used at any dose."""
 WELL_LIT = 0.5
 """Share of the mean illumination of the lit pixels above which a pixel counts."""
 
