@@ -320,16 +320,13 @@ def _calibrated(
     if tensors.size < LEAST_CALIBRATED:
         return metrics
     refinement = config.refinement.model_copy(update={'refine_epochs': epochs})
-    kernels = config.execution.kernels
-    try:
-        with working_as(Processes()):
-            factor = calibration_factor(tensors.scan, state, refinement, tensors.device, progress.should_stop, kernels)
-    except (MemoryError, MemoryLimitError, RuntimeError) as error:
-        if not (isinstance(error, MemoryLimitError) or is_out_of_memory(error)):
-            raise
-        logger.warning('The calibration of the uncertainty ran out of memory. The uncertainty map is not calibrated.')
-        return metrics
-    if not factor > 0:
+
+    def work() -> float:
+        kernels = config.execution.kernels
+        return calibration_factor(tensors.scan, state, refinement, tensors.device, progress.should_stop, kernels)
+
+    factor = _alone(work, 'The calibration', 'The uncertainty map is not calibrated.')
+    if factor is None or not factor > 0:
         return metrics
     logger.debug('The uncertainty is multiplied by %.3g: patterns drawn from the result had this error.', factor)
     return replace(
@@ -351,16 +348,31 @@ def _credibility(
             '%s has %d patterns, too few to verify the result: %d are needed.', scan.name, scan.lit.size, LEAST_VERIFIED
         )
         return None
-    probe, positions = reconstruction.probe, reconstruction.positions
+
+    def work() -> Credibility:
+        probe, positions = reconstruction.probe, reconstruction.positions
+        return verify(scan, probe, positions, device, progress.should_stop, progress.reach).credibility
+
+    progress.begin(VERIFYING)
+    return _alone(work, 'The verification', 'The reconstruction has no verdict.')
+
+
+def _alone(work: Callable[[], Result], name: str, without: str) -> Result | None:
+    """Return the result of ``work``, which every process does alone; None where memory is not enough: the log says it.
+
+    Args:
+        work: the work, on a part of the scan.
+        name: what it is called in the log.
+        without: what the result lacks without it, a sentence.
+    """
     try:
-        progress.begin(VERIFYING)
         with working_as(Processes()):
-            return verify(scan, probe, positions, device, progress.should_stop, progress.reach).credibility
+            return work()
     except (MemoryError, MemoryLimitError, RuntimeError) as error:
         if not (isinstance(error, MemoryLimitError) or is_out_of_memory(error)):
             raise
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.warning('The verification ran out of memory (%s). The reconstruction has no verdict.', words)
+        logger.warning('%s ran out of memory (%s). %s', name, words, without)
         return None
 
 
