@@ -85,11 +85,12 @@ def settings_table(section: str) -> str:
         '| --- ' * 3 + '|',
     ]
     for field in iter_setting_fields(section):
-        unit = ', '.join(part for part in (field.unit, field.zero and f'0 = {field.zero}') if part)
         choices = f' One of {", ".join(f"`{choice}`" for choice in field.choices)}.' if field.choices else ''
         bounds = [f'from {_written(field.minimum)}'] if field.minimum is not None else []
         bounds += [f'to {_written(field.maximum)}'] if field.maximum is not None else []
-        values = '<br>'.join(part for part in (f'`{_written(field.default)}` {unit}', ' '.join(bounds)) if part)
+        values = '<br>'.join(
+            part for part in (f'`{_written(field.default)}` {field.unit_text}', ' '.join(bounds)) if part
+        )
         rows.append(f'| `{section}.{field.name}`<br>{field.label} | {values} | {field.tip}{choices} |')
     return '\n'.join(rows)
 

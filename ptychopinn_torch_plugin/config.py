@@ -25,7 +25,7 @@ AUTOMATIC_SMOOTHING = -1.0
 """Value of ``refinement.smoothing`` by which the strength follows the dose."""
 
 
-def setting(default: Any, label: str, tip: str, *, unit: str = '', zero: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
+def setting(default: Any, label: str, tip: str, *, unit: str = '', lowest: str = '', **bounds: Any) -> Any:  # noqa: ANN401 - pydantic's own type
     """Declare a field that users see.
 
     Args:
@@ -33,12 +33,13 @@ def setting(default: Any, label: str, tip: str, *, unit: str = '', zero: str = '
         label: name in the panel; no two fields have the same.
         tip: tool tip and help text: what the value does, and when to change it.
         unit: unit of the value, shown behind it.
-        zero: word that is shown in place of 0 where 0 has a meaning of its own, for example ``'automatic'``.
+        lowest: word that is shown in place of the lowest value, mostly 0, where that has a meaning of its own, for
+            example ``'automatic'``.
         bounds: pydantic's own (``ge``, ``le``, ``gt``, ``lt``).
 
     A field declared with plain :func:`pydantic.Field` is part of the tree but not a setting of the host.
     """
-    return Field(default, title=label, description=tip, json_schema_extra={'unit': unit, 'zero': zero}, **bounds)
+    return Field(default, title=label, description=tip, json_schema_extra={'unit': unit, 'lowest': lowest}, **bounds)
 
 
 def _accelerator_setting(verb: str, stage: str) -> Any:  # noqa: ANN401 - pydantic's own type
@@ -48,7 +49,7 @@ def _accelerator_setting(verb: str, stage: str) -> Any:  # noqa: ANN401 - pydant
 
 def _threads_setting(stage: str) -> Any:  # noqa: ANN401 - pydantic's own type
     tip = 'Threads of the computation on a CPU. 0 uses all cores. Lower it where the machine has other work to do.'
-    return setting(0, f'CPU threads ({stage})', tip, unit='threads', zero='all cores', ge=0, le=1024)
+    return setting(0, f'CPU threads ({stage})', tip, unit='threads', lowest='all cores', ge=0, le=1024)
 
 
 class _Frozen(BaseModel):
@@ -82,7 +83,7 @@ class DataConfig(_Frozen):
         'Groups drawn in one epoch of training. 0 draws as many as cover every position once on average. Lower it for '
         'shorter epochs on a very large scan.',
         unit='groups',
-        zero='automatic',
+        lowest='automatic',
         ge=0,
     )
     validation_fraction: float = setting(
@@ -105,7 +106,7 @@ class DataConfig(_Frozen):
         'Subsample',
         'Positions of each scan to train on, drawn at random. 0 takes all. Set it for a first trial on a large scan.',
         unit='positions',
-        zero='all',
+        lowest='all',
         ge=0,
     )
     subsample_seed: int = setting(0, 'Subsample seed', 'Fixes which positions a subsample takes.', ge=0, le=2**31 - 1)
@@ -132,7 +133,7 @@ class ProbeConfig(_Frozen):
         'The probe is set to zero outside a disk of this radius around its centre of power. 0 applies no mask. Use it '
         'where the given probe has noise far from its centre.',
         unit='pixels',
-        zero='no mask',
+        lowest='no mask',
         ge=0.0,
         le=1e5,
     )
@@ -142,7 +143,7 @@ class ProbeConfig(_Frozen):
         'Standard deviation of a Gaussian that the probe is convolved with. 0 does not smooth it. Use it for a probe '
         'of an earlier reconstruction that is noisy.',
         unit='pixels',
-        zero='off',
+        lowest='off',
         ge=0.0,
         le=1e4,
     )
@@ -151,7 +152,7 @@ class ProbeConfig(_Frozen):
         'Scale of the probe',
         'Photons of the probe: 0 fits them to the counts; any other value takes the probe as given, times this factor. '
         'Change it only if the photons of the probe were measured.',
-        zero='fitted',
+        lowest='fitted',
         ge=0.0,
         le=1e9,
     )
@@ -234,7 +235,7 @@ class TrainingConfig(_Frozen):
         'Groups in one optimiser step, on all devices together. 0 takes as many as contain 64 patterns, one for each '
         'device at least. Set 1 if memory runs out in training.',
         unit='groups',
-        zero='automatic',
+        lowest='automatic',
         ge=0,
         le=4096,
     )
@@ -277,7 +278,7 @@ class TrainingConfig(_Frozen):
         1.0,
         'Gradient clip',
         'Largest norm of the gradient in one step. 0 switches the limit off. Lower it if the loss jumps.',
-        zero='off',
+        lowest='off',
         ge=0.0,
     )
     early_stop_patience: int = setting(
@@ -285,7 +286,7 @@ class TrainingConfig(_Frozen):
         'Stop early after',
         'The run ends when the monitored loss has not improved for this many epochs. 0 runs all epochs.',
         unit='epochs',
-        zero='off',
+        lowest='off',
         ge=0,
         le=100_000,
     )
@@ -346,7 +347,7 @@ class ExecutionConfig(_Frozen):
         'Loader processes',
         'Processes that make batches. 0 makes them in the training process.',
         unit='processes',
-        zero='none',
+        lowest='none',
         ge=0,
         le=64,
     )
@@ -363,7 +364,7 @@ class ExecutionConfig(_Frozen):
         'Checkpoints',
         'Model files of the best epochs kept in the folder "checkpoints" beside the model.',
         unit='files',
-        zero='none',
+        lowest='none',
         ge=0,
         le=1000,
     )
@@ -381,7 +382,7 @@ class ExecutionConfig(_Frozen):
         'Silence limit',
         'A worker process that sends neither progress nor a log line for this long is ended. 0 does not end it.',
         unit='s',
-        zero='no limit',
+        lowest='no limit',
         ge=0,
         le=10_000_000,
     )
@@ -426,7 +427,7 @@ class RefinementConfig(_Frozen):
         'Passes over all patterns. With a network they follow it; 0 gives the object of the network alone. Raise it if '
         'the deviance in the plot still falls at the end.',
         unit='epochs',
-        zero='none',
+        lowest='none',
         ge=0,
         le=100_000,
     )
@@ -443,6 +444,7 @@ class RefinementConfig(_Frozen):
         'computes it from the photons on the object, adds thresholds on cosine blocks on faint scans and with little '
         'overlap, and writes both into the log; 0 does not smooth.',
         unit='photons',
+        lowest='automatic',
         ge=-1.0,
         le=1e6,
     )
@@ -463,7 +465,7 @@ class RefinementConfig(_Frozen):
         'Number of incoherent modes. New ones start as weak derivatives of the first; 0 uses those of the product. Try '
         '2 or 3 for a partially coherent beam or a scan on the fly.',
         unit='modes',
-        zero='as given',
+        lowest='as given',
         ge=0,
         le=32,
     )
@@ -497,7 +499,7 @@ class RefinementConfig(_Frozen):
         'Largest error of the positions: search within it before the refinement. 0 does not search. Set it to 3 or '
         'more if the stage is known to be inaccurate.',
         unit='pixels',
-        zero='off',
+        lowest='off',
         ge=0.0,
         le=256.0,
     )
@@ -543,7 +545,7 @@ class InferenceConfig(_Frozen):
         'Steps at inference',
         'Physics steps at inference. 0 is twice the number of the training. Raise it if the object is still blurred.',
         unit='steps',
-        zero='automatic',
+        lowest='automatic',
         ge=0,
         le=1000,
     )
@@ -553,7 +555,7 @@ class InferenceConfig(_Frozen):
         'Positions reconstructed together in one object array. 0 is the whole scan (best quality) or, with the '
         'generator "patch", groups as in training; a small window needs less memory.',
         unit='positions',
-        zero='all',
+        lowest='all',
         ge=0,
     )
     batch_size: int = setting(
@@ -576,7 +578,7 @@ class InferenceConfig(_Frozen):
         'Steps between two displays of the object in the window. 0 shows the final result only. Raise it if the window '
         'is slow on a large object.',
         unit='steps',
-        zero='result only',
+        lowest='result only',
         ge=0,
     )
     batch_interval: int = setting(
@@ -584,7 +586,7 @@ class InferenceConfig(_Frozen):
         'Interval in batch mode',
         'Steps between two intermediate products in batch mode. 0 writes the final product only.',
         unit='steps',
-        zero='off',
+        lowest='off',
         ge=0,
     )
     devices: int = setting(

@@ -68,8 +68,8 @@ class SettingField:
     default: int | float | bool | str
     label: str
     unit: str
-    zero: str
-    """Word that is shown in place of 0; empty where 0 is a number like any other."""
+    lowest: str
+    """Word that is shown in place of the lowest value; empty where that is a number like any other."""
     tip: str
     minimum: float | None
     """Inclusive lower bound; None where there is none or it is exclusive."""
@@ -80,9 +80,13 @@ class SettingField:
 
     @property
     def caption(self) -> str:
-        """Label with the unit and the meaning of 0: ``Batch size (training) [groups, 0 = automatic]``."""
-        parts = [part for part in (self.unit, self.zero and f'0 = {self.zero}') if part]
-        return f'{self.label} [{", ".join(parts)}]' if parts else self.label
+        """Label with unit and meaning of the lowest value: ``Batch size (training) [groups, 0 = automatic]``."""
+        return f'{self.label} [{self.unit_text}]' if self.unit_text else self.label
+
+    @property
+    def unit_text(self) -> str:
+        """Unit and meaning of the lowest value: ``groups, 0 = automatic``; empty where there is neither."""
+        return ', '.join(part for part in (self.unit, self.lowest and f'{self.minimum:g} = {self.lowest}') if part)
 
 
 def group_name(section: str) -> str:
@@ -118,7 +122,7 @@ def _describe(section: str, name: str, field: FieldInfo, title: str) -> SettingF
         default=field.default,
         label=title,
         unit=str(extra.get('unit', '')),
-        zero=str(extra.get('zero', '')),
+        lowest=str(extra.get('lowest', '')),
         tip=field.description or '',
         minimum=max(lower) if lower else None,
         maximum=min(upper) if upper else None,

@@ -82,11 +82,13 @@ def test_no_label_appears_twice() -> None:
     assert len(labels) == len(set(labels))
 
 
-def test_caption_names_unit_and_meaning_of_zero() -> None:
+def test_caption_names_unit_and_meaning_of_the_lowest_value() -> None:
     captions = {field.name: field.caption for field in iter_setting_fields('training')}
     assert captions['epochs'] == 'Epochs (training) [epochs]'
     assert captions['batch_size'] == 'Batch size (training) [groups, 0 = automatic]'
     assert captions['learning_rate'] == 'Learning rate'
+    (smoothing,) = (field for field in iter_setting_fields('refinement') if field.name == 'smoothing')
+    assert smoothing.caption == 'Smoothing [photons, -1 = automatic]'
 
 
 def test_defaults_are_those_of_the_tree(settings: PtychoPINNSettings) -> None:

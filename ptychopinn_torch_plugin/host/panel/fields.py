@@ -16,8 +16,6 @@ from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtGui import QFocusEvent, QValidator, QWheelEvent
 from PyQt5.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QDoubleSpinBox, QSpinBox, QWidget
 
-from ...config import AUTOMATIC_SMOOTHING
-
 if TYPE_CHECKING:
     from ..settings import SettingField
 
@@ -242,10 +240,8 @@ def _range_problem(value: float, widget: QSpinBox | QDoubleSpinBox) -> str:
 def _finish_number(widget: QSpinBox | QDoubleSpinBox, field: SettingField) -> None:
     if field.unit:
         widget.setSuffix(f' {field.unit}')
-    if field.zero and field.minimum == 0:
-        widget.setSpecialValueText(field.zero)
-    elif field.minimum == AUTOMATIC_SMOOTHING:
-        widget.setSpecialValueText(CHOICE_WORDS['auto'])
+    if field.lowest:
+        widget.setSpecialValueText(field.lowest)
     # A number counts when it is complete: of 1e9, which is out of range, the 1 must not be taken.
     widget.setKeyboardTracking(False)
     widget.setAlignment(Qt.AlignmentFlag.AlignLeft)
