@@ -138,7 +138,7 @@ def test_the_poisson_deviance_with_intensities_decreases_without_restarts() -> N
     """The deviance of the epochs is that of the measured counts, so momentum restarts only where it increases."""
     scan, _ = flickering_scan(1e4)
     config = settings(
-        refine_epochs=40, refine_intensity=True, refine_positions=False, likelihood='poisson', smoothing=4.0
+        refine_epochs=40, refine_intensity=True, refine_positions=False, likelihood='poisson'
     )
     deviances = [record.training for record in refine(scan, config).losses]
     assert sum(later > earlier * (1 + 1e-4) for earlier, later in pairwise(deviances)) <= 3

@@ -114,7 +114,7 @@ def test_uncertainty_is_calibrated(photons: float, smoothing: float, epochs: int
     ratio = float(np.sqrt((np.abs(error) ** 2 / sigma**2).mean()))
     assert 0.8 < ratio < 1.15  # without the calibration .69 for 'smoothed' and 1.24 for 'few epochs'
     scores = np.concatenate([error.real, error.imag]) / np.tile(sigma / np.sqrt(2), 2)
-    assert 0.6 < (np.abs(scores) < 1).mean() < 0.85
+    assert 0.6 < (np.abs(scores) < 1).mean() < 0.82
     assert 0.87 < (np.abs(scores) < 1.96).mean() < 0.99
 
 
