@@ -137,9 +137,7 @@ def test_refined_intensities_reach_the_metrics_and_the_result(likelihood: str) -
 def test_the_poisson_deviance_with_intensities_decreases_without_restarts() -> None:
     """The deviance of the epochs is that of the measured counts, so momentum restarts only where it increases."""
     scan, _ = flickering_scan(1e4)
-    config = settings(
-        refine_epochs=40, refine_intensity=True, refine_positions=False, likelihood='poisson'
-    )
+    config = settings(refine_epochs=40, refine_intensity=True, refine_positions=False, likelihood='poisson')
     deviances = [record.training for record in refine(scan, config).losses]
     assert sum(later > earlier * (1 + 1e-4) for earlier, later in pairwise(deviances)) <= 3
     assert deviances[-1] == pytest.approx(min(deviances), rel=1e-3)
